@@ -1,0 +1,115 @@
+"""Windows' maps -> one picture's anomaly map. The only place that does this, for training, evaluation and serving.
+
+Stitch the windows' cells (no blending: they are exact), resize the logical map of the shrunk whole onto them, average
+the two (paper section 3.4), then take the local mean over the smallest flaw that counts. Nothing is clamped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from service.image.prepare import CELLS, STRIDE
+from service.types import AnomalyMap, TilePlan, WindowMaps
+
+FloatMap = NDArray[np.float32]
+
+
+def picture_map(
+    maps: WindowMaps, plan: TilePlan, min_flaw_px: float, inside: NDArray[np.bool_] | None = None
+) -> AnomalyMap:
+    """The picture's AnomalyMap from its windows' maps, in the order of `prepare`.
+
+    `min_flaw_px`: side of the smallest flaw that counts, in px of the picture. `inside`: the region of interest, bool
+    [rows, columns] (from `roi_cells`); cells outside become -inf. Raises ValueError when the number of maps is not the plan's.
+    """
+    if len(maps.structural) != plan.windows:
+        raise ValueError(f"plan has {plan.windows} windows, network answered {len(maps.structural)}")
+    width = min_flaw_px * plan.working_width / plan.width / STRIDE
+    structural = local_mean(stitch(maps.structural, plan), width)
+    logical = None
+    cells = structural
+    if maps.logical is not None:
+        logical = local_mean(_logical(maps.logical, plan), width)
+        cells = (structural + logical) / np.float32(2)
+    if inside is not None:
+        cells = np.where(inside, cells, np.float32(-np.inf))
+    return AnomalyMap(cells=cells, structural=structural, logical=logical, plan=plan)
+
+
+def stitch(windows: FloatMap, plan: TilePlan) -> FloatMap:
+    """float32 [rows, columns] from the tiles' maps float32 [>=len(tiles),56,56]; cells beyond the picture are cut off."""
+    down, across = plan.tiles[-1].row + 1, plan.tiles[-1].column + 1
+    grid = windows[: len(plan.tiles)].reshape(down, across, CELLS, CELLS).swapaxes(1, 2)
+    return np.ascontiguousarray(grid.reshape(down * CELLS, across * CELLS)[: plan.rows, : plan.columns])
+
+
+def _logical(windows: FloatMap, plan: TilePlan) -> FloatMap:
+    """The logical map on the picture's cell grid: from the shrunk whole, or from the only tile."""
+    if not plan.whole_width:
+        return stitch(windows, plan)
+    rows, columns = -(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE)
+    down = interpolation(np.arange(plan.rows) * (plan.whole_height / plan.working_height), rows)
+    across = interpolation(np.arange(plan.columns) * (plan.whole_width / plan.working_width), columns)
+    return down @ windows[-1, :rows, :columns] @ across.T
+
+
+def interpolation(places: NDArray[np.float64], sources: int) -> FloatMap:
+    """float32 [len(places), sources]: linear interpolation weights at real source places, constant beyond the ends."""
+    places = np.clip(places, 0, sources - 1)
+    low = np.minimum(places.astype(int), max(sources - 2, 0))
+    weights = np.zeros((len(places), sources), np.float32)
+    targets = np.arange(len(places))
+    weights[targets, low] = 1 - (places - low)
+    if sources > 1:
+        weights[targets, low + 1] = places - low
+    return weights
+
+
+def local_mean(cells: FloatMap, width: float) -> FloatMap:
+    """Mean over a square of `width` cells (any real number; up to one cell leaves the map as it is).
+
+    The square is centred on each cell, its edge cells weighted by the part covered; beyond the border the nearest
+    cell counts, so that a flaw at a corner keeps its score.
+    """
+    if width <= 1:
+        return cells
+    side = int(np.ceil((width - 1) / 2))
+    kernel = np.ones(2 * side + 1, np.float64)
+    kernel[0] = kernel[-1] = (width - 1) / 2 - (side - 1)
+    kernel /= kernel.sum()
+    rows = ndimage.correlate1d(cells, kernel, axis=0, mode="nearest")
+    filtered: FloatMap = ndimage.correlate1d(rows, kernel, axis=1, mode="nearest")
+    return filtered
+
+
+def roi_cells(mask: NDArray[np.bool_], plan: TilePlan) -> NDArray[np.bool_]:
+    """bool [rows, columns] of a mask bool [H,W] of any size that covers the picture: True where a cell's centre is inside."""
+    height, width = mask.shape
+    down = ((np.arange(plan.rows) * STRIDE + 0.5) * height / plan.working_height).astype(int)
+    across = ((np.arange(plan.columns) * STRIDE + 0.5) * width / plan.working_width).astype(int)
+    inside: NDArray[np.bool_] = mask[np.minimum(down, height - 1)][:, np.minimum(across, width - 1)]
+    return inside
+
+
+def cell_edges(cells: int, working: int, pixels: int) -> NDArray[np.intp]:
+    """Pixel edges [cells+1] along one side: cell i owns the picture's pixels edges[i]..edges[i+1], which tile it wholly.
+
+    A cell's centre is working pixel 4i, so it owns working pixels 4i-2 .. 4i+2 up to rounding.
+    """
+    edges = (np.arange(cells + 1) * STRIDE - (STRIDE - 1) / 2) * pixels / working
+    edges[0], edges[-1] = 0, pixels
+    return np.clip(np.rint(edges), 0, pixels).astype(np.intp)
+
+
+def full_size(cells: FloatMap, plan: TilePlan) -> FloatMap:
+    """The map bilinearly resized to float32 [height, width] of the picture, cell centres at working pixels 4i."""
+    down = _pixel_weights(plan.height, plan.rows, plan.working_height)
+    across = _pixel_weights(plan.width, plan.columns, plan.working_width)
+    return down @ cells @ across.T
+
+
+def _pixel_weights(pixels: int, cells: int, working: int) -> FloatMap:
+    centres = (np.arange(pixels) + 0.5) * working / pixels - 0.5
+    return interpolation(centres / STRIDE, cells)

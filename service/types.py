@@ -1,0 +1,152 @@
+"""The frozen records that flow from bytes to answer. Arrays inside are read-only by convention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Decision(StrEnum):
+    """A verdict's word. `undecidable` means that the picture cannot be judged, not that the part is bad."""
+
+    OK = "ok"
+    REVIEW = "review"
+    NOT_OK = "not_ok"
+    UNDECIDABLE = "undecidable"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One 256x256 window of a picture at working resolution, by the grid place of its 56x56 cells."""
+
+    row: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """How a picture of a given size is cut into windows; known from the picture's header alone.
+
+    `width`, `height`: the picture in pixels. `working_width`, `working_height`: after resizing.
+    `rows`, `columns`: the picture's cell grid (one cell every 4 working pixels).
+    `whole_width`, `whole_height`: the whole picture shrunk into one window for the logical map; zero when
+    the model has no logical map, or when the only tile is itself the whole picture.
+    """
+
+    width: int
+    height: int
+    working_width: int
+    working_height: int
+    tiles: tuple[Tile, ...]
+    rows: int
+    columns: int
+    whole_width: int = 0
+    whole_height: int = 0
+
+    @property
+    def windows(self) -> int:
+        """How many windows the network must run for this picture (the unit of queueing and of the budget)."""
+        return len(self.tiles) + (1 if self.whole_width else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMaps:
+    """The network's answer to n windows: float32 [n,56,56] maps; `features` float16 [n,C,56,56] when asked for."""
+
+    structural: NDArray[np.float32]
+    logical: NDArray[np.float32] | None = None
+    features: NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyMap:
+    """A picture's anomaly map on its cell grid, float32 [rows, columns], unclamped.
+
+    `cells` is averaged, filtered to the smallest flaw that counts, and is what score and regions are read from;
+    cells outside the region of interest are -inf. `structural` and `logical` are its filtered parts.
+    """
+
+    cells: NDArray[np.float32]
+    structural: NDArray[np.float32]
+    logical: NDArray[np.float32] | None
+    plan: TilePlan
+
+    @property
+    def score(self) -> float:
+        """The anomaly score: the map's maximum (-inf when the region of interest is empty)."""
+        return float(self.cells.max())
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected area above the review threshold, in pixels of the picture as displayed."""
+
+    box: tuple[int, int, int, int]
+    area_px: int
+    area_share: float
+    peak_score: float
+    centroid: tuple[float, float]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Score limits: above `review` a person should look, above `reject` the part is not ok. review <= reject."""
+
+    review: float
+    reject: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided about one picture, and from what."""
+
+    decision: Decision
+    score: float
+    thresholds: Thresholds
+    p_value: float
+    regions: tuple[Region, ...]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_anomalous(self) -> bool:
+        """True exactly when the verdict is `not_ok`."""
+        return self.decision is Decision.NOT_OK
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where one picture's time went, in milliseconds."""
+
+    decode: float = 0.0
+    prepare: float = 0.0
+    queue: float = 0.0
+    network: float = 0.0
+    decide: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model answered, in which numerical form, on which device."""
+
+    name: str
+    version: int
+    precision: str
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One picture's answer. `rgb` is the decoded picture, kept for overlays; `sha256` is of the bytes received."""
+
+    id: str
+    model: ModelIdentity
+    sha256: str
+    rgb: NDArray[np.uint8]
+    anomaly_map: AnomalyMap
+    verdict: Verdict
+    timings: Timings
+    metadata: dict[str, str] = field(default_factory=dict)
