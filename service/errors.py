@@ -1,4 +1,4 @@
-"""Errors that carry their HTTP status and problem type (RFC 9457). One handler, in api/app.py, turns them into answers."""
+"""Errors that carry HTTP status and problem type (RFC 9457). One handler, in api/app.py, turns them into answers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 def find_regions(anomaly_map: AnomalyMap, review: float) -> tuple[Region, ...]:
     """Regions above `review`, highest peak first. Empty exactly when the map's score is not above it."""
-    above = anomaly_map.cells > review
+    above = anomaly_map.cells > np.float64(review)  # compared in float64, as the score is
     labels, count = ndimage.label(above, structure=_EIGHT_NEIGHBOURS)
     places = ndimage.find_objects(labels)
     regions = [_region(anomaly_map, labels, index + 1, places[index]) for index in range(count)]
@@ -24,7 +24,7 @@ def find_regions(anomaly_map: AnomalyMap, review: float) -> tuple[Region, ...]:
 def mask_pixels(anomaly_map: AnomalyMap, review: float) -> NDArray[np.bool_]:
     """bool [height, width]: the pixels of all regions; a region's box and area are read off the same pixels."""
     rows, columns = _edges(anomaly_map)
-    above = anomaly_map.cells > review
+    above = anomaly_map.cells > np.float64(review)  # compared in float64, as the score is
     mask: NDArray[np.bool_] = np.repeat(np.repeat(above, np.diff(rows), axis=0), np.diff(columns), axis=1)
     return mask
 

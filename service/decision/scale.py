@@ -6,6 +6,8 @@ the two (paper section 3.4), then take the local mean over the smallest flaw tha
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -14,6 +16,7 @@ from service.image.prepare import CELLS, STRIDE
 from service.types import AnomalyMap, TilePlan, WindowMaps
 
 FloatMap = NDArray[np.float32]
+_Places = NDArray[np.floating[Any]]
 
 
 def picture_map(
@@ -22,7 +25,8 @@ def picture_map(
     """The picture's AnomalyMap from its windows' maps, in the order of `prepare`.
 
     `min_flaw_px`: side of the smallest flaw that counts, in px of the picture. `inside`: the region of interest, bool
-    [rows, columns] (from `roi_cells`); cells outside become -inf. Raises ValueError when the number of maps is not the plan's.
+    [rows, columns] (from `roi_cells`); cells outside become -inf. Raises ValueError when the plan has another number of
+    windows.
     """
     if len(maps.structural) != plan.windows:
         raise ValueError(f"plan has {plan.windows} windows, network answered {len(maps.structural)}")
@@ -39,7 +43,7 @@ def picture_map(
 
 
 def stitch(windows: FloatMap, plan: TilePlan) -> FloatMap:
-    """float32 [rows, columns] from the tiles' maps float32 [>=len(tiles),56,56]; cells beyond the picture are cut off."""
+    """float32 [rows, columns] from the tiles' maps float32 [>=len(tiles),56,56]; cells beyond the picture fall away."""
     down, across = plan.tiles[-1].row + 1, plan.tiles[-1].column + 1
     grid = windows[: len(plan.tiles)].reshape(down, across, CELLS, CELLS).swapaxes(1, 2)
     return np.ascontiguousarray(grid.reshape(down * CELLS, across * CELLS)[: plan.rows, : plan.columns])
@@ -52,10 +56,10 @@ def _logical(windows: FloatMap, plan: TilePlan) -> FloatMap:
     rows, columns = -(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE)
     down = interpolation(np.arange(plan.rows) * (plan.whole_height / plan.working_height), rows)
     across = interpolation(np.arange(plan.columns) * (plan.whole_width / plan.working_width), columns)
-    return down @ windows[-1, :rows, :columns] @ across.T
+    return np.asarray(down @ windows[-1, :rows, :columns] @ across.T, np.float32)
 
 
-def interpolation(places: NDArray[np.float64], sources: int) -> FloatMap:
+def interpolation(places: _Places, sources: int) -> FloatMap:
     """float32 [len(places), sources]: linear interpolation weights at real source places, constant beyond the ends."""
     places = np.clip(places, 0, sources - 1)
     low = np.minimum(places.astype(int), max(sources - 2, 0))
@@ -85,7 +89,7 @@ def local_mean(cells: FloatMap, width: float) -> FloatMap:
 
 
 def roi_cells(mask: NDArray[np.bool_], plan: TilePlan) -> NDArray[np.bool_]:
-    """bool [rows, columns] of a mask bool [H,W] of any size that covers the picture: True where a cell's centre is inside."""
+    """bool [rows, columns]: where a cell's centre is inside `mask`, bool [H,W] of any size that covers the picture."""
     height, width = mask.shape
     down = ((np.arange(plan.rows) * STRIDE + 0.5) * height / plan.working_height).astype(int)
     across = ((np.arange(plan.columns) * STRIDE + 0.5) * width / plan.working_width).astype(int)
@@ -94,7 +98,7 @@ def roi_cells(mask: NDArray[np.bool_], plan: TilePlan) -> NDArray[np.bool_]:
 
 
 def cell_edges(cells: int, working: int, pixels: int) -> NDArray[np.intp]:
-    """Pixel edges [cells+1] along one side: cell i owns the picture's pixels edges[i]..edges[i+1], which tile it wholly.
+    """Pixel edges [cells+1] along one side: cell i owns pixels edges[i]..edges[i+1].
 
     A cell's centre is working pixel 4i, so it owns working pixels 4i-2 .. 4i+2 up to rounding.
     """
@@ -107,7 +111,7 @@ def full_size(cells: FloatMap, plan: TilePlan) -> FloatMap:
     """The map bilinearly resized to float32 [height, width] of the picture, cell centres at working pixels 4i."""
     down = _pixel_weights(plan.height, plan.rows, plan.working_height)
     across = _pixel_weights(plan.width, plan.columns, plan.working_width)
-    return down @ cells @ across.T
+    return np.asarray(down @ cells @ across.T, np.float32)
 
 
 def _pixel_weights(pixels: int, cells: int, working: int) -> FloatMap:

@@ -1,0 +1,52 @@
+"""Every Prometheus series, declared once. One Metrics per app, on its own registry, so that apps don't share counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+_RATIOS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
+
+
+class Metrics:
+    """The service's series. Latency buckets lie around `budget_s`, the budget of one window in seconds."""
+
+    def __init__(self, budget_s: float) -> None:
+        around = tuple(budget_s * ratio for ratio in _RATIOS)
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("flawscribe_requests", "Requests answered", ["endpoint", "code"], registry=registry)
+        self.images = Counter("flawscribe_images", "Pictures judged", ["model", "verdict"], registry=registry)
+        self.stage_seconds = Histogram(
+            "flawscribe_stage_seconds", "Time of one stage of one picture", ["stage"], buckets=around, registry=registry
+        )
+        self.image_seconds = Histogram(
+            "flawscribe_image_seconds", "Decode to verdict of one picture", ["model"], buckets=around, registry=registry
+        )
+        self.network_seconds = Histogram(
+            "flawscribe_network_seconds_per_window",
+            "Network time of a batch over its windows",
+            ["model"],
+            buckets=around,
+            registry=registry,
+        )
+        self.budget_seconds = Gauge("flawscribe_budget_seconds", "Latency budget of one window", registry=registry)
+        self.budget_seconds.set(budget_s)
+        self.budget_exceeded = Counter(
+            "flawscribe_budget_exceeded", "Pictures slower than budget x windows", ["model"], registry=registry
+        )
+        self.batch_images = Histogram(
+            "flawscribe_batch_images", "Pictures in a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self.queue_images = Gauge("flawscribe_queue_images", "Pictures admitted and not yet judged", registry=registry)
+        self.rejected = Counter("flawscribe_rejected", "Requests turned away", ["reason"], registry=registry)
+        self.anomaly_score = Histogram(
+            "flawscribe_anomaly_score",
+            "Anomaly score over the reject threshold",
+            ["model"],
+            buckets=(-1.0, 0.0, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0),
+            registry=registry,
+        )
+        self.model_info = Info("flawscribe_model", "Model in service", ["model"], registry=registry)
+
+    def exposition(self) -> bytes:
+        """All series in the Prometheus text format."""
+        return generate_latest(self.registry)

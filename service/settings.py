@@ -1,0 +1,84 @@
+"""All configuration, read from FLAWSCRIBE_* environment variables. The only reader of the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+PREFIX = "FLAWSCRIBE_"
+
+
+class Settings(BaseSettings):
+    """Settings of the service; each is the environment variable of its name in capitals behind FLAWSCRIBE_."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", protected_namespaces=())
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Other than loopback needs API keys or INSECURE.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    models_dir: Path = Field(Path("models"), description="Folder of bundles, `<name>/<version>/`.")
+    model: str | None = Field(
+        None, description="Model that answers when a request names none; unset: the only one, or `polka-dot`."
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Execution provider. `cuda` is not ready without a GPU; `auto` falls back to the CPU."
+    )
+    precision: Literal["auto", "float32", "fp16", "int8"] = Field(
+        "auto", description="Form of the model; `auto`: int8 on CPU and fp16 on CUDA where the bundle has it."
+    )
+    threads: int = Field(0, ge=0, description="Threads of the network on CPU; 0: as many as the cgroup allows.")
+    decode_threads: int = Field(0, ge=0, description="Threads that decode and prepare pictures; 0: one per core.")
+    budget_ms: float | None = Field(
+        None, gt=0, description="Latency budget per window; unset: 2 on CUDA, 1.25 x the bundle's own on CPU."
+    )
+    queue_windows: int = Field(64, ge=1, description="Windows admitted at once; more are answered 429.")
+    deadline_ms: int = Field(30_000, ge=1, description="Longest wait of a request that states no X-Deadline-Ms.")
+    body_timeout_s: float = Field(30.0, gt=0, description="Longest time in which a request body must arrive.")
+    drain_s: float = Field(20.0, ge=0, description="Time given to running requests after SIGTERM.")
+    max_body_mb: float = Field(64.0, gt=0, description="Largest request body, in MiB.")
+    max_images: int = Field(32, ge=1, description="Largest number of pictures in one request.")
+    max_megapixels: float = Field(64.0, gt=0, description="Largest picture in million pixels, checked before decoding.")
+    keys_file: Path | None = Field(None, description="JSON file of hashed API keys (`flawscribe key`); unset: no keys.")
+    insecure: bool = Field(False, description="Allow other than loopback without API keys.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Settings:
+        if not (self.keys_file or self.insecure or is_loopback(self.host)):
+            raise ValueError(
+                f"refusing to listen on {self.host} without API keys: set FLAWSCRIBE_KEYS_FILE, "
+                "or FLAWSCRIBE_INSECURE=1 (--insecure) if the network is trusted"
+            )
+        return self
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, then `overrides` that are not None. Raises SettingsError naming what is wrong."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(sorted(known))}")
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" if item["loc"] else item["msg"]
+            for item in error.errors()
+        )
+        raise SettingsError(problems) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

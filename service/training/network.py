@@ -1,0 +1,109 @@
+"""EfficientAD's networks (Batzner et al., WACV 2024, appendix tables 5, 6, 8 and 9)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PdnSize = Literal["small", "medium"]
+PDN_SIZES: tuple[PdnSize, ...] = ("small", "medium")
+TEACHER_CHANNELS = 384
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, so that published teachers see what they were trained on
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class Pdn(nn.Module):
+    """Patch description network: float [N,3,H,W], normalised -> float [N,out_channels,h,w], 33x33 px receptive field.
+
+    Without padding: 256x256 -> 56x56 at a stride of 4.
+    """
+
+    def __init__(self, size: PdnSize, out_channels: int = TEACHER_CHANNELS) -> None:
+        super().__init__()
+        self.size = size
+        self.out_channels = out_channels
+        self.layers = _small(out_channels) if size == "small" else _medium(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.layers(x)
+        return features
+
+
+def _small(out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 128, 4),
+        nn.ReLU(),
+        nn.AvgPool2d(2, 2),
+        nn.Conv2d(128, 256, 4),
+        nn.ReLU(),
+        nn.AvgPool2d(2, 2),
+        nn.Conv2d(256, 256, 3),
+        nn.ReLU(),
+        nn.Conv2d(256, out_channels, 4),
+    )
+
+
+def _medium(out_channels: int) -> nn.Sequential:
+    # The student's last layers are as wide as its output (reference implementation)
+    return nn.Sequential(
+        nn.Conv2d(3, 256, 4),
+        nn.ReLU(),
+        nn.AvgPool2d(2, 2),
+        nn.Conv2d(256, 512, 4),
+        nn.ReLU(),
+        nn.AvgPool2d(2, 2),
+        nn.Conv2d(512, 512, 1),
+        nn.ReLU(),
+        nn.Conv2d(512, 512, 3),
+        nn.ReLU(),
+        nn.Conv2d(512, out_channels, 4),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, 1),
+    )
+
+
+class Autoencoder(nn.Module):
+    """float [N,3,256,256] -> float [N,out_channels,56,56] through a 64-d bottleneck (paper table 8)."""
+
+    def __init__(self, out_channels: int = TEACHER_CHANNELS) -> None:
+        super().__init__()
+        widths = (3, 32, 32, 64, 64, 64)
+        encoder: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            encoder += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        self.encoder = nn.Sequential(*encoder, nn.Conv2d(64, 64, 8))
+        decoder: list[nn.Module] = []
+        for side in (3, 8, 15, 32, 63, 127):
+            decoder += [_Upsample(side), nn.Conv2d(64, 64, 4, padding=2), nn.ReLU(), nn.Dropout(0.2)]
+        decoder += [
+            _Upsample(56),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, out_channels, 3, padding=1),
+        ]
+        self.decoder = nn.Sequential(*decoder)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.decoder(self.encoder(x))
+        return features
+
+
+class _Upsample(nn.Module):
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.interpolate(x, size=(self.side, self.side), mode="bilinear", align_corners=False)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 [N,H,W,3] RGB -> float32 [N,3,H,W], ImageNet mean and standard deviation, channels last in memory."""
+    mean = torch.tensor(IMAGE_MEAN, device=images.device)
+    std = torch.tensor(IMAGE_STD, device=images.device)
+    # permute keeps the bytes where they are: the result is already channels_last
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)

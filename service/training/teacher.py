@@ -1,0 +1,111 @@
+"""Teachers in models/teachers/: <name>.safetensors (float16) beside its card <name>.json; loading, saving, importing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from service.errors import BadRequest
+from service.training.network import PDN_SIZES, Pdn, PdnSize
+
+DEFAULT_DIRECTORY = Path("models/teachers")
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A teacher ready to use: `network` in eval mode, float32, without gradients; `sha256` is of its weights file."""
+
+    name: str
+    size: PdnSize
+    network: Pdn
+    sha256: str
+    card: dict[str, Any]
+
+
+def load_teacher(name: str, directory: Path = DEFAULT_DIRECTORY) -> Teacher:
+    """The teacher `name`. Raises BadRequest when there is none of that name, or its file is not what its card says."""
+    weights_file, card_file = directory / f"{name}.safetensors", directory / f"{name}.json"
+    if not (weights_file.is_file() and card_file.is_file()):
+        there = sorted(path.stem for path in directory.glob("*.safetensors"))
+        raise BadRequest(
+            f"no teacher {name!r} in {directory}; there are: {', '.join(there) or 'none'}. "
+            "`flawscribe teacher import FILE` takes published weights, `flawscribe teacher pretrain` trains one"
+        )
+    card, data = json.loads(card_file.read_text()), weights_file.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != card["sha256"]:
+        raise BadRequest(f"{weights_file} is damaged: its sha256 is {sha256}, its card says {card['sha256']}")
+    network = Pdn(card["size"])
+    network.load_state_dict({key: value.float() for key, value in load(data).items()})
+    return Teacher(name, card["size"], network.eval().requires_grad_(False), sha256, card)
+
+
+def save_teacher(network: Pdn, name: str, directory: Path, card: dict[str, Any]) -> Path:
+    """Write weights (float16) and card; returns the weights file. `card` gains size, sha256, layout and library version."""
+    directory.mkdir(parents=True, exist_ok=True)
+    data = save({key: value.detach().half().contiguous().cpu() for key, value in network.state_dict().items()})
+    weights_file = directory / f"{name}.safetensors"
+    weights_file.write_bytes(data)
+    full = {
+        "name": name,
+        "size": network.size,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "layout": "layers.<index>.weight|bias of the PDN's sequential layers, float16",
+        "input": "RGB / 255, normalised by ImageNet mean and standard deviation",
+        "libraries": {"torch": version("torch")},
+        **card,
+    }
+    (directory / f"{name}.json").write_text(json.dumps(full, indent=2) + "\n")
+    return weights_file
+
+
+def import_teacher(file: Path, name: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
+    """Take published weights: nelson1425/EfficientAD's `teacher_*.pth` or anomalib's `pretrained_teacher_*.pth`.
+
+    Only plain tensors are loaded (weights_only). Raises BadRequest when the file is none of those layouts.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise BadRequest(
+            f"{file} cannot be read as plain tensors ({str(error).splitlines()[0]}); a file that pickles a whole module "
+            "is refused, since loading it would run code: save its state_dict() instead"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadRequest(f"{file} holds no state dict of tensors")
+    for size in PDN_SIZES:
+        network = Pdn(size)
+        renamed = _renamed(state, network)
+        if renamed is not None:
+            network.load_state_dict(renamed)
+            source = {"recipe": "imported", "source_file": file.name, "source_sha256": _sha256(file)}
+            return save_teacher(network, name, directory, source)
+    raise BadRequest(f"{file} fits neither PDN-small nor PDN-medium: its keys are {', '.join(list(state)[:6])} …")
+
+
+def _renamed(state: dict[str, Tensor], network: Pdn) -> dict[str, Tensor] | None:
+    """The state under our names, matched by the order of the layers and by shape; None when it does not fit."""
+    ours = network.state_dict()
+    if len(ours) != len(state):
+        return None
+    renamed = dict(zip(ours, (state[key] for key in sorted(state, key=_layer_order)), strict=True))
+    return renamed if all(ours[key].shape == value.shape for key, value in renamed.items()) else None
+
+
+def _layer_order(key: str) -> tuple[int, int]:
+    """Sorts `0.weight`, `2.bias` … and `conv1.weight`, `conv2.bias` … by layer, weights before biases."""
+    digits = "".join(character for character in key.rsplit(".", 1)[0] if character.isdigit())
+    return int(digits or 0), 0 if key.endswith("weight") else 1
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
