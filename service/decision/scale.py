@@ -20,12 +20,12 @@ _Places = NDArray[np.floating[Any]]
 
 
 def picture_map(
-    maps: WindowMaps, plan: TilePlan, min_flaw_px: float, inside: NDArray[np.bool_] | None = None
+    maps: WindowMaps, plan: TilePlan, min_flaw_px: float, roi: NDArray[np.bool_] | None = None
 ) -> AnomalyMap:
     """The picture's AnomalyMap from its windows' maps, in the order of `prepare`.
 
-    `min_flaw_px`: side of the smallest flaw that counts, in px of the picture. `inside`: the region of interest, bool
-    [rows, columns] (from `roi_cells`); cells outside become -inf. Raises ValueError when the plan has another number of
+    `min_flaw_px`: side of the smallest flaw that counts, in px of the picture. `roi`: the region of interest,
+    bool [h,w] of any size; cells outside become -inf. Raises ValueError when the plan has another number of
     windows.
     """
     if len(maps.structural) != plan.windows:
@@ -37,8 +37,8 @@ def picture_map(
     if maps.logical is not None:
         logical = local_mean(_logical(maps.logical, plan), width)
         cells = (structural + logical) / np.float32(2)
-    if inside is not None:
-        cells = np.where(inside, cells, np.float32(-np.inf))
+    if roi is not None:
+        cells = np.where(roi_cells(roi, plan), cells, np.float32(-np.inf))
     return AnomalyMap(cells=cells, structural=structural, logical=logical, plan=plan)
 
 

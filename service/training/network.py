@@ -107,3 +107,38 @@ def normalise(images: Tensor) -> Tensor:
     std = torch.tensor(IMAGE_STD, device=images.device)
     # permute keeps the bytes where they are: the result is already channels_last
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+class Detector(nn.Module):
+    """Teacher, student and autoencoder as one network: the graph that is exported and served.
+
+    uint8 [N,256,256,3] RGB -> structural map, logical map (with the autoencoder) float32 [N,56,56], both scaled so that
+    quantile q_a is 0 and q_b is 0.1 (paper section 3.4), and the raw teacher features float16 [N,384,56,56].
+    """
+
+    mean: Tensor
+    std: Tensor
+    q_a: Tensor
+    q_b: Tensor
+
+    def __init__(self, teacher: Pdn, student: Pdn, autoencoder: Autoencoder | None) -> None:
+        super().__init__()
+        self.teacher, self.student, self.autoencoder = teacher, student, autoencoder
+        # the features' statistics on the normal images (paper section 3.1), and the maps' quantiles: structural, logical
+        self.register_buffer("mean", torch.zeros(TEACHER_CHANNELS))
+        self.register_buffer("std", torch.ones(TEACHER_CHANNELS))
+        self.register_buffer("q_a", torch.zeros(2))
+        self.register_buffer("q_b", torch.full((2,), 0.1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = normalise(image)
+        raw = self.teacher(x)
+        target = (raw - self.mean[:, None, None]) / self.std[:, None, None]
+        if self.autoencoder is None:
+            return self._scaled(target - self.student(x), 0), raw.half()
+        imitation, copy = self.student(x).split(TEACHER_CHANNELS, dim=1)
+        return self._scaled(target - imitation, 0), self._scaled(self.autoencoder(x) - copy, 1), raw.half()
+
+    def _scaled(self, difference: Tensor, index: int) -> Tensor:
+        distance = difference.float().square().mean(dim=1)
+        return 0.1 * (distance - self.q_a[index]) / (self.q_b[index] - self.q_a[index])

@@ -1,0 +1,144 @@
+"""Does a model folder keep its promises? Checked before a byte of it reaches ONNX Runtime; the bytes checked are the bytes loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+from pydantic import ValidationError
+
+from service.bundle.manifest import Manifest
+from service.errors import BundleRefused
+
+_DOMAINS = {"", "ai.onnx", "com.microsoft"}  # the last: contrib operators that ONNX Runtime itself brings
+_OPSETS = range(13, 27)
+_LARGEST_FILE = 512 * 1024 * 1024  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedFolder:
+    """A bundle's manifest and the verified bytes of all its files, by relative path."""
+
+    folder: Path
+    manifest: Manifest
+    files: dict[str, bytes]
+
+
+def verify(folder: Path) -> VerifiedFolder:
+    """Read and check the bundle in `folder`. Raises BundleRefused listing every fault found."""
+    manifest = read_manifest(folder)
+    files: dict[str, bytes] = {}
+    faults = list(_file_faults(folder, manifest, files))
+    for form in manifest.forms.values():
+        if form.file in files:
+            faults += [f"{form.file}: {fault}" for fault in network_faults(files[form.file], manifest)]
+    faults += [
+        f"golden picture {golden.file} is not listed" for golden in manifest.golden if golden.file not in manifest.files
+    ]
+    if manifest.roi and "roi.png" not in manifest.files:
+        faults.append("roi.png is promised and not listed")
+    if faults:
+        raise BundleRefused(f"{folder}: " + "; ".join(faults))
+    return VerifiedFolder(folder, manifest, files)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone. Raises BundleRefused when it is missing or not of the schema."""
+    try:
+        return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except OSError as error:
+        raise BundleRefused(f"{folder}: manifest.json cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:8])
+        raise BundleRefused(f"{folder}: manifest.json: {wrong}") from error
+
+
+def _file_faults(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> Iterator[str]:
+    for name, sha256 in manifest.files.items():
+        path = folder / name
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or path.is_symlink() or not path.is_file():
+            yield f"{name} is missing or not a plain file of the folder"
+        elif path.stat().st_size > _LARGEST_FILE:
+            yield f"{name} is larger than {_LARGEST_FILE} bytes"
+        else:
+            files[name] = path.read_bytes()
+            if hashlib.sha256(files[name]).hexdigest() != sha256:
+                yield f"{name} is not the file that was written (sha256 differs)"
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    for name in sorted(there - set(manifest.files) - {"manifest.json"}):
+        yield f"{name} is not in the manifest"
+
+
+def network_faults(data: bytes, manifest: Manifest) -> Iterator[str]:
+    """What keeps an ONNX file from being the network that the manifest describes."""
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf raises its own kinds
+        yield f"not an ONNX file ({error})"
+        return
+    if any(_is_external(tensor) for tensor in _tensors(model.graph)):
+        yield "has tensors outside the file"
+    domains = {opset.domain for opset in model.opset_import} | {node.domain for node in _nodes(model.graph)}
+    if unknown := domains - _DOMAINS:
+        yield f"has unknown operator domains {', '.join(sorted(unknown))}"
+    versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
+    if not versions or versions[0] not in _OPSETS:
+        yield f"has opset {versions}, supported are {_OPSETS.start} to {_OPSETS.stop - 1}"
+    wanted: dict[str, tuple[int, list[int | None]]] = {"structural_map": (TensorProto.FLOAT, [None, 56, 56])}
+    if manifest.network.global_map:
+        wanted["logical_map"] = (TensorProto.FLOAT, [None, 56, 56])
+    wanted["features"] = (TensorProto.FLOAT16, [None, manifest.network.channels, 56, 56])
+    if _described(model.graph.input) != {"image": (TensorProto.UINT8, [None, 256, 256, 3])}:
+        yield f"its input must be image uint8 [N,256,256,3], not {_described(model.graph.input)}"
+    if _described(model.graph.output) != wanted:
+        yield f"its outputs must be {', '.join(wanted)} with N free, not {_described(model.graph.output)}"
+
+
+def _described(values: Any) -> dict[str, tuple[int, list[int | None]]]:
+    return {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [side.dim_value or None for side in value.type.tensor_type.shape.dim],
+        )
+        for value in values
+    }
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from ([attribute.t] if attribute.HasField("t") else []) + list(attribute.tensors)
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _is_external(tensor: Any) -> bool:
+    return bool(tensor.data_location == TensorProto.EXTERNAL or tensor.external_data)
+
+
+def digest(files: dict[str, bytes]) -> dict[str, str]:
+    """sha256 of each file, for the manifest."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """manifest.json as written: indented, long lists of numbers on one line each."""
+    return json.dumps(json.loads(manifest.model_dump_json()), indent=1) + "\n"

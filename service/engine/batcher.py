@@ -1,0 +1,275 @@
+"""Queue -> batch -> futures. One thread drives the device; when it is free it takes everything that waits, no timer.
+
+The bound counts windows and is taken before decoding. Every future is resolved on every path: done, expired, departed,
+failed, or orphaned by the thread's death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, FlawscribeError, NetworkFailure, NotReady, Overloaded, TooLarge
+from service.types import WindowMaps
+
+log = logging.getLogger("flawscribe.batcher")
+
+
+class Runner(Protocol):
+    """What the batcher drives: a network session."""
+
+    @property
+    def ladder(self) -> tuple[int, ...]: ...
+
+    def run(self, windows: NDArray[np.uint8], features: bool = False) -> WindowMaps: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A picture's maps, and how long it waited and how long its batches ran, in seconds."""
+
+    maps: WindowMaps
+    queue_s: float
+    network_s: float
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    runner: Runner
+    windows: NDArray[np.uint8]
+    deadline: float
+    future: Future[Answer]
+    queued: float
+    started: float = 0.0
+    network_s: float = 0.0
+    taken: int = 0
+    pieces: list[WindowMaps] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        return len(self.windows) - self.taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    job: _Job
+    start: int
+    stop: int
+
+    @property
+    def windows(self) -> NDArray[np.uint8]:
+        return self.job.windows[self.start : self.stop]
+
+
+Observer = Callable[[Runner, int, int, float], None]  # runner, pictures, windows, seconds of one batch
+
+
+class Batcher:
+    """One queue before one device. `observe` is told of every batch that ran."""
+
+    def __init__(self, queue_windows: int, observe: Observer | None = None) -> None:
+        self._bound = queue_windows
+        self._observe = observe
+        self._jobs: deque[_Job] = deque()
+        self._ready = threading.Condition()
+        self._reserved = 0
+        self._pictures = 0
+        self._seconds_per_window = 0.1
+        self._closing = False
+        self._thread = self._start_thread()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the inference thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def reserved_windows(self) -> int:
+        """Windows admitted and not yet answered."""
+        return self._reserved
+
+    @property
+    def pictures(self) -> int:
+        """Pictures admitted and not yet answered."""
+        return self._pictures
+
+    @contextlib.contextmanager
+    def reserve(self, windows: int) -> Iterator[None]:
+        """Room for a picture of `windows` windows, until the block ends.
+
+        Raises Overloaded with the seconds until there should be room, TooLarge when it can never fit, NotReady when closing.
+        """
+        with self._ready:
+            if self._closing:
+                raise NotReady("the service is shutting down", retry_after=5)
+            if windows > self._bound:
+                raise TooLarge(
+                    f"the picture needs {windows} windows, the queue holds {self._bound} (FLAWSCRIBE_QUEUE_WINDOWS)"
+                )
+            if self._reserved + windows > self._bound:
+                wait = max(0.1, (self._reserved + windows - self._bound) * self._seconds_per_window)
+                raise Overloaded(f"{self._reserved} windows are waiting, the limit is {self._bound}", retry_after=wait)
+            self._reserved += windows
+            self._pictures += 1
+        try:
+            yield
+        finally:
+            with self._ready:
+                self._reserved -= windows
+                self._pictures -= 1
+
+    async def submit(self, runner: Runner, windows: NDArray[np.uint8], deadline: float) -> Answer:
+        """Maps of one picture's windows uint8 [n,256,256,3]. `deadline`: time.monotonic() after which it is not run.
+
+        Raises DeadlineExceeded, NetworkFailure. Cancelling the caller takes the picture out of the queue.
+        """
+        job = _Job(runner, windows, deadline, Future(), time.monotonic())
+        with self._ready:
+            if self._closing:
+                raise NotReady("the service is shutting down", retry_after=5)
+            self._jobs.append(job)
+            self._ready.notify()
+        return await asyncio.wrap_future(job.future)
+
+    def close(self) -> None:
+        """Answer what waits with NotReady and end the thread after its running batch."""
+        with self._ready:
+            self._closing = True
+            waiting, self._jobs = list(self._jobs), deque()
+            self._ready.notify()
+        for job in waiting:
+            _fail(job, NotReady("the service is shutting down", retry_after=5))
+        self._thread.join()
+
+    def _start_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self._live, name="flawscribe-inference", daemon=True)
+        thread.start()
+        return thread
+
+    def _live(self) -> None:
+        """The thread's life. Whatever ends it early, those who wait are told and another takes over."""
+        batch: list[_Slice] = []
+        try:
+            while self._wait():
+                batch = self._take()
+                if batch:
+                    self._run(batch)
+                batch = []
+        except BaseException:
+            log.exception("the inference thread died; a new one takes over")
+        finally:
+            if not self._closing:
+                with self._ready:
+                    orphans = {id(job): job for job in [*(part.job for part in batch), *self._jobs]}
+                    self._jobs.clear()
+                for job in orphans.values():
+                    _fail(job, NetworkFailure("the inference thread died", retry_after=1))
+                self._thread = self._start_thread()
+
+    def _wait(self) -> bool:
+        with self._ready:
+            self._ready.wait_for(lambda: self._jobs or self._closing)
+            return not self._closing
+
+    def _take(self) -> list[_Slice]:
+        """The next batch: in order of arrival, one runner, at most its largest rung; the departed and expired fall out."""
+        expired: list[_Job] = []
+        batch: list[_Slice] = []
+        with self._ready:
+            now = time.monotonic()
+            room, rest = 0, deque[_Job]()
+            for job in self._jobs:
+                if job.future.cancelled():
+                    continue
+                if now > job.deadline:
+                    expired.append(job)
+                    continue
+                if not batch:
+                    room = job.runner.ladder[-1]
+                if room and (not batch or job.runner is batch[0].job.runner):
+                    count = min(room, job.left)
+                    batch.append(_Slice(job, job.taken, job.taken + count))
+                    job.started = job.started or now
+                    job.taken += count
+                    room -= count
+                if job.left:
+                    rest.append(job)
+            self._jobs = rest
+        for job in expired:
+            _fail(job, DeadlineExceeded("the deadline passed before the picture could be judged"))
+        return batch
+
+    def _run(self, batch: list[_Slice]) -> None:
+        """Run a batch; when it fails, run it picture by picture, so that only the guilty one fails."""
+        runner = batch[0].job.runner
+        started = time.monotonic()
+        try:
+            maps = runner.run(np.concatenate([part.windows for part in batch]) if len(batch) > 1 else batch[0].windows)
+        except Exception as error:
+            if len(batch) == 1:
+                log.exception("the network failed on a picture")
+                self._forget(batch[0].job)
+                _fail(batch[0].job, _as_failure(error))
+                return
+            log.warning("a batch of %d pictures failed (%s); running them one by one", len(batch), error)
+            for part in batch:
+                self._run([part])
+            return
+        seconds = time.monotonic() - started
+        windows = sum(part.stop - part.start for part in batch)
+        self._seconds_per_window += 0.2 * (seconds / windows - self._seconds_per_window)
+        if self._observe is not None:
+            self._observe(runner, len(batch), windows, seconds)
+        offset = 0
+        for part in batch:
+            count = part.stop - part.start
+            self._deliver(part.job, _cut(maps, offset, offset + count), seconds)
+            offset += count
+
+    def _forget(self, job: _Job) -> None:
+        with self._ready:
+            if job in self._jobs:
+                self._jobs.remove(job)
+
+    def _deliver(self, job: _Job, piece: WindowMaps, seconds: float) -> None:
+        job.pieces.append(piece)
+        job.network_s += seconds
+        if sum(len(done.structural) for done in job.pieces) == len(job.windows):
+            answer = Answer(_join(job.pieces), job.started - job.queued, job.network_s)
+            with contextlib.suppress(InvalidStateError):  # departed meanwhile
+                job.future.set_result(answer)
+
+
+def _fail(job: _Job, error: FlawscribeError) -> None:
+    with contextlib.suppress(InvalidStateError):
+        job.future.set_exception(error)
+
+
+def _as_failure(error: Exception) -> FlawscribeError:
+    return (
+        error if isinstance(error, FlawscribeError) else NetworkFailure(f"the network failed on this picture: {error}")
+    )
+
+
+def _cut(maps: WindowMaps, start: int, stop: int) -> WindowMaps:
+    return WindowMaps(maps.structural[start:stop], None if maps.logical is None else maps.logical[start:stop])
+
+
+def _join(pieces: list[WindowMaps]) -> WindowMaps:
+    if len(pieces) == 1:
+        return pieces[0]
+    logical = [piece.logical for piece in pieces if piece.logical is not None]
+    return WindowMaps(
+        np.concatenate([piece.structural for piece in pieces]), np.concatenate(logical) if logical else None
+    )

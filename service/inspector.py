@@ -1,0 +1,163 @@
+"""Bytes -> Inspection, on one page and without HTTP.
+
+bytes -> header -> room in the queue -> decode, prepare, quality gate -> queue, batch, network -> map, verdict -> record
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.store import Bundle
+from service.decision.scale import picture_map
+from service.decision.verdict import judge, limits
+from service.engine.batcher import Answer, Batcher, Runner
+from service.engine.session import available_cores
+from service.errors import DeadlineExceeded, FlawscribeError, Overloaded
+from service.image.decode import decode, read_header
+from service.image.prepare import prepare
+from service.metrics import Metrics
+from service.types import AnomalyMap, Inspection, Timings, TilePlan, Verdict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as it came: encoded bytes, or raw RGB uint8 [H,W,3] whose bytes `data` are."""
+
+    data: bytes
+    raw: NDArray[np.uint8] | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    rgb: NDArray[np.uint8]
+    windows: NDArray[np.uint8]
+    reasons: tuple[str, ...]
+    decode_s: float
+    prepare_s: float
+
+
+class Inspector:
+    """Owns the queue and the threads that decode. `budget_s`: latency budget of one window, in seconds."""
+
+    def __init__(
+        self, metrics: Metrics, *, queue_windows: int, max_pixels: int, decode_threads: int = 0, budget_s: float = 1.0
+    ) -> None:
+        self.metrics = metrics
+        self.budget_s = budget_s
+        self._max_pixels = max_pixels
+        self.batcher = Batcher(queue_windows, self._observe_batch)
+        self._pool = ThreadPoolExecutor(decode_threads or available_cores(), thread_name_prefix="flawscribe-decode")
+        self._model_of: dict[int, str] = {}
+
+    async def inspect(
+        self, picture: Picture, bundle: Bundle, *, deadline: float, threshold: float | None = None
+    ) -> Inspection:
+        """Judge one picture. `deadline`: time.monotonic(); `threshold`: the caller's own reject threshold.
+
+        Raises UnreadableImage, TooLarge, Overloaded, DeadlineExceeded, NetworkFailure. Cancelling it frees its place.
+        """
+        self._model_of[id(bundle.session)] = bundle.manifest.name
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await self._inspect(picture, bundle, deadline, threshold)
+        except TimeoutError as error:
+            self.metrics.rejected.labels("deadline").inc()
+            raise DeadlineExceeded("the deadline passed before the picture could be judged") from error
+        except FlawscribeError as error:
+            reason = {Overloaded: "overload", DeadlineExceeded: "deadline"}.get(type(error))
+            if reason:
+                self.metrics.rejected.labels(reason).inc()
+            raise
+
+    async def _inspect(self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None) -> Inspection:
+        plan = await self._in_thread(lambda: self._plan(picture, bundle))
+        with self.batcher.reserve(plan.windows):
+            self.metrics.queue_images.set(self.batcher.pictures)
+            try:
+                prepared = await self._in_thread(lambda: self._prepare(picture, bundle, plan))
+                answer = await self.batcher.submit(bundle.session, prepared.windows, deadline)
+            finally:
+                self.metrics.queue_images.set(self.batcher.pictures - 1)
+        started = time.perf_counter()
+        anomaly_map, verdict = await self._in_thread(lambda: decide(answer, bundle, plan, threshold, prepared.reasons))
+        seconds = {
+            "decode": prepared.decode_s,
+            "prepare": prepared.prepare_s,
+            "queue": answer.queue_s,
+            "network": answer.network_s,
+            "decide": time.perf_counter() - started,
+        }
+        self._count(bundle, plan, verdict, seconds)
+        return Inspection(
+            id=uuid.uuid4().hex,
+            model=bundle.identity,
+            sha256=hashlib.sha256(picture.data).hexdigest(),
+            rgb=prepared.rgb,
+            anomaly_map=anomaly_map,
+            verdict=verdict,
+            timings=Timings(**{stage: 1000 * value for stage, value in seconds.items()}),
+            metadata=picture.metadata,
+        )
+
+    def close(self) -> None:
+        """End the inference thread and the decode threads."""
+        self.batcher.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _plan(self, picture: Picture, bundle: Bundle) -> TilePlan:
+        """The picture's windows, from its header alone."""
+        if picture.raw is not None:
+            return bundle.plan(picture.raw.shape[1], picture.raw.shape[0])
+        header = read_header(picture.data, self._max_pixels)
+        return bundle.plan(header.width, header.height)
+
+    def _prepare(self, picture: Picture, bundle: Bundle, plan: TilePlan) -> _Prepared:
+        started = time.perf_counter()
+        rgb = picture.raw if picture.raw is not None else decode(picture.data, self._max_pixels)
+        decoded = time.perf_counter()
+        windows = prepare(rgb, plan)
+        reasons = bundle.manifest.quality_gate.reasons(rgb)
+        return _Prepared(rgb, windows, reasons, decoded - started, time.perf_counter() - decoded)
+
+    def _observe_batch(self, runner: Runner, pictures: int, windows: int, seconds: float) -> None:
+        self.metrics.batch_images.observe(pictures)
+        model = self._model_of.get(id(runner), "unknown")
+        self.metrics.network_seconds.labels(model).observe(seconds / windows)
+
+    def _count(self, bundle: Bundle, plan: TilePlan, verdict: Verdict, seconds: dict[str, float]) -> None:
+        model, metrics = bundle.manifest.name, self.metrics
+        metrics.images.labels(model, verdict.decision.value).inc()
+        for stage, value in seconds.items():
+            metrics.stage_seconds.labels(stage).observe(value)
+        total = sum(seconds.values())
+        metrics.image_seconds.labels(model).observe(total)
+        if total > self.budget_s * plan.windows:
+            metrics.budget_exceeded.labels(model).inc()
+        if np.isfinite(verdict.score):
+            metrics.anomaly_score.labels(model).observe(verdict.score / (verdict.thresholds.reject or 1.0))
+
+
+def decide(
+    answer: Answer, bundle: Bundle, plan: TilePlan, threshold: float | None, reasons: tuple[str, ...]
+) -> tuple[AnomalyMap, Verdict]:
+    """The network's answer -> the picture's map and verdict."""
+    form = bundle.form
+    anomaly_map = picture_map(answer.maps, plan, bundle.manifest.min_flaw_px, bundle.roi)
+    thresholds = limits(form.review_threshold, form.reject_threshold, threshold)
+    return anomaly_map, judge(anomaly_map, thresholds, form.calibration_scores, reasons)

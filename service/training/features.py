@@ -1,0 +1,96 @@
+"""Pictures as training sees them: canvases with context, shrunk wholes, and the teacher's features computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from service.image.prepare import CELLS, STRIDE, WINDOW, PrepareRecipe, plan_tiles, prepare, resize, with_context
+from service.training.network import Pdn, normalise
+
+_CACHE_BYTES = 4_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """One normal picture: `canvas` uint8 [h,w,3] at working resolution with its context, `whole` uint8 [256,256,3], and
+    the raw teacher features of the canvas float16 [384,h/4-8,w/4-8], or None where the cache is full."""
+
+    canvas: NDArray[np.uint8]
+    whole: NDArray[np.uint8]
+    features: Tensor | None
+
+
+class FeatureBank:
+    """The training pictures with their teacher features, from which batches of windows are drawn."""
+
+    def __init__(self, pictures: Sequence[NDArray[np.uint8]], recipe: PrepareRecipe, teacher: Pdn) -> None:
+        self.teacher = teacher
+        self.device = next(teacher.parameters()).device
+        room = _CACHE_BYTES
+        self.canvases: list[Canvas] = []
+        for rgb in pictures:
+            plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=True)
+            canvas = with_context(resize(Image.fromarray(rgb), plan.working_width, plan.working_height))
+            features = None
+            size = canvas.shape[0] * canvas.shape[1] // STRIDE**2 * teacher.out_channels * 2
+            if size < room:
+                features = self._teach(torch.from_numpy(canvas[None]))[0].half().cpu()
+                room -= size
+            self.canvases.append(Canvas(canvas, prepare(rgb, plan)[-1], features))
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each teacher channel over the cached pictures, float32 [384] (section 3.1)."""
+        count, total, squares = 0, torch.zeros(self.teacher.out_channels), torch.zeros(self.teacher.out_channels)
+        for canvas in self.canvases:
+            if canvas.features is not None:
+                flat = canvas.features.float().flatten(1)
+                count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.square().sum(1)
+        mean = total / count
+        return mean, (squares / count - mean.square()).clamp_min(1e-8).sqrt()
+
+    def windows(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """`count` random windows uint8 [count,256,256,3] and their raw teacher features float32 [count,384,56,56].
+
+        Offsets are multiples of the stride, at which a slice of the canvas's features equals the window's own.
+        """
+        images, targets = [], []
+        for _ in range(count):
+            canvas = self.canvases[int(rng.integers(len(self.canvases)))]
+            height, width = canvas.canvas.shape[:2]
+            row = int(rng.integers((height - WINDOW) // STRIDE + 1))
+            column = int(rng.integers((width - WINDOW) // STRIDE + 1))
+            top, left = row * STRIDE, column * STRIDE
+            window = torch.from_numpy(canvas.canvas[top : top + WINDOW, left : left + WINDOW].copy())
+            images.append(window)
+            if canvas.features is None:
+                targets.append(self._teach(window[None])[0])
+            else:
+                targets.append(canvas.features[:, row : row + CELLS, column : column + CELLS].float().to(self.device))
+        return torch.stack(images).to(self.device), torch.stack(targets)
+
+    def augmented_wholes(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """`count` wholes uint8 [count,256,256,3] with one photometric change each, and their raw teacher features."""
+        chosen = [self.canvases[int(rng.integers(len(self.canvases)))].whole for _ in range(count)]
+        images = torch.stack([torch.from_numpy(photometric(whole, rng)) for whole in chosen]).to(self.device)
+        return images, self._teach(images)
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            features: Tensor = self.teacher(normalise(images.to(self.device)))
+        return features.float()
+
+
+def photometric(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One of brightness, contrast or saturation times U(0.8, 1.2) (paper appendix A.1)."""
+    picture, factor, kind = rgb.astype(np.float32), rng.uniform(0.8, 1.2), int(rng.integers(3))
+    grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    ground = (0.0, grey.mean(), grey[..., None])[kind]
+    return np.asarray(np.clip(ground + (picture - ground) * factor, 0, 255), np.uint8)

@@ -1,0 +1,88 @@
+"""Synthetic flaws painted on held-out normals: what checkpoints and numerical forms are chosen by, never test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from service.samples.textures import fractal_noise
+
+Rgb = NDArray[np.float32]
+Mask = NDArray[np.float32]  # [H,W] opacity, 0..1
+
+
+def paint_flaw(picture: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A copy of `picture` uint8 [H,W,3] with one flaw of a random kind, and its mask bool [H,W] (never empty)."""
+    ground = picture.astype(np.float32)
+    maker = _KINDS[int(rng.integers(len(_KINDS)))]
+    changed, opacity = maker(ground, rng)
+    mixed = ground * (1 - opacity[..., None]) + changed * opacity[..., None]
+    mask = opacity > 0.25
+    if not mask.any():
+        mask = opacity >= opacity.max()
+    return np.asarray(np.clip(mixed, 0, 255), np.uint8), mask
+
+
+def _place(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[float, float, float]:
+    """Centre (y, x) and size of a flaw in px; sizes from 2 % to 12 % of the longer side."""
+    height, width = shape[:2]
+    return rng.uniform(0, height), rng.uniform(0, width), max(height, width) * float(np.exp(rng.uniform(-3.9, -2.1)))
+
+
+def _drawn(shape: tuple[int, ...], draw: Callable[[ImageDraw.ImageDraw], None], soften: float) -> Mask:
+    canvas = Image.new("L", (shape[1], shape[0]))
+    draw(ImageDraw.Draw(canvas))
+    return np.asarray(ndimage.gaussian_filter(np.asarray(canvas, np.float32) / 255, soften), np.float32)
+
+
+def _shade(ground: Rgb, rng: np.random.Generator) -> Rgb:
+    """Darker, brighter or tinted, by an amount that can be subtle."""
+    amount = rng.uniform(20, 90) * rng.choice([-1, 1])
+    return np.asarray(ground + amount + rng.normal(0, 12, 3), np.float32)
+
+
+def _spot(ground: Rgb, rng: np.random.Generator) -> tuple[Rgb, Mask]:
+    y, x, size = _place(ground.shape, rng)
+    ry, rx = size * rng.uniform(0.3, 0.6, 2)
+    box = (x - rx, y - ry, x + rx, y + ry)
+    return _shade(ground, rng), _drawn(ground.shape, lambda draw: draw.ellipse(box, fill=255), rng.uniform(0.5, 2))
+
+
+def _scratch(ground: Rgb, rng: np.random.Generator) -> tuple[Rgb, Mask]:
+    y, x, size = _place(ground.shape, rng)
+    angle = np.cumsum(rng.normal(0, 0.3, 12)) + rng.uniform(0, 2 * np.pi)
+    length = size * rng.uniform(1, 3) / 12
+    path = np.cumsum(np.stack([length * np.cos(angle), length * np.sin(angle)], axis=1), axis=0) + (x, y)
+    width = max(1, round(max(ground.shape) * rng.uniform(0.002, 0.008)))
+    points = [(float(px), float(py)) for px, py in path]
+    return _shade(ground, rng), _drawn(ground.shape, lambda draw: draw.line(points, fill=255, width=width), 0.6)
+
+
+def _stain(ground: Rgb, rng: np.random.Generator) -> tuple[Rgb, Mask]:
+    height, width = ground.shape[:2]
+    y, x, size = _place(ground.shape, rng)
+    yy, xx = np.mgrid[:height, :width]
+    falloff = np.exp(-((yy - y) ** 2 + (xx - x) ** 2) / (2 * (0.5 * size) ** 2))
+    opacity = np.clip(falloff * 1.5 - 0.6 * fractal_noise(rng, height, width, 1.5), 0, 1) * rng.uniform(0.5, 1)
+    return _shade(ground, rng), np.asarray(opacity, np.float32)
+
+
+def _pasted(ground: Rgb, rng: np.random.Generator) -> tuple[Rgb, Mask]:
+    """A piece of the same picture, turned and moved to where it does not belong (CutPaste, arXiv 2104.04015)."""
+    height, width = ground.shape[:2]
+    y, x, size = _place(ground.shape, rng)
+    moved = np.roll(ground, (int(rng.integers(height)), int(rng.integers(width))), axis=(0, 1))
+    moved = moved[::-1] if rng.random() < 0.5 else moved[:, ::-1]
+    angle, half = rng.uniform(0, np.pi), size * rng.uniform(0.3, 0.9, 2)
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half
+    turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
+    points = [(float(px), float(py)) for px, py in corners @ turn + (x, y)]
+    tint = moved + rng.normal(0, 15, 3)
+    return np.asarray(tint, np.float32), _drawn(ground.shape, lambda draw: draw.polygon(points, fill=255), 0.7)
+
+
+_KINDS = (_spot, _scratch, _stain, _pasted)

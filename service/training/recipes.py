@@ -1,0 +1,56 @@
+"""Training schedules by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One schedule. Batches are windows per step; `hard_share` is the share of elements of each window in the loss.
+
+    `steps` is the most; with `patience` (evaluations without a better score) the last phase may begin earlier.
+    `drop`: the paper's one step down to a tenth at 95 %, or a straight line to zero over the last `tail` of the run.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    penalty_batch: int
+    whole_batch: int
+    learning_rate: float
+    hard_share: float = 0.001
+    weight_decay: float = 1e-5
+    warm_up: int = 0
+    tail: float = 0.05
+    linear_tail: bool = False
+    evaluate_every: int = 1000
+    patience: int | None = None
+
+
+RECIPES: tuple[str, ...] = ("default", "paper", "matlab")
+
+
+def recipe_named(name: str, images: int) -> Recipe:
+    """The recipe `name` for a training set of `images` pictures. Raises BadRequest for an unknown name."""
+    if name == "default":
+        return Recipe(
+            name="default",
+            steps=320,
+            batch=4,
+            penalty_batch=1,
+            whole_batch=1,
+            learning_rate=6e-4,
+            warm_up=20,
+            tail=0.3,
+            linear_tail=True,
+            evaluate_every=64,
+            patience=3,
+        )
+    if name == "paper":  # appendix A.1
+        return Recipe("paper", steps=70_000, batch=1, penalty_batch=1, whole_batch=1, learning_rate=1e-4)
+    if name == "matlab":  # 8 random patches per picture and epoch, 100 epochs
+        return Recipe("matlab", steps=800 * images, batch=1, penalty_batch=1, whole_batch=1, learning_rate=1e-4)
+    raise BadRequest(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")

@@ -1,0 +1,182 @@
+"""Training EfficientAD's student and autoencoder on the normals of one product (Batzner et al., WACV 2024, appendix A.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.errors import BadRequest
+from service.training.features import FeatureBank
+from service.training.network import TEACHER_CHANNELS, Autoencoder, Detector, Pdn, normalise
+from service.training.penalty import PenaltyImages
+from service.training.recipes import Recipe
+from service.training.select import Selection
+
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass
+class History:
+    """The training curve: one (step, loss) a step, one (step, selection score) an evaluation."""
+
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    scores: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """One run, resumable from its checkpoint file. `run` returns the detector of the best checkpoint, quantiles set."""
+
+    def __init__(
+        self,
+        teacher: Pdn,
+        bank: FeatureBank,
+        penalty: PenaltyImages,
+        selection: Selection,
+        recipe: Recipe,
+        *,
+        global_map: bool,
+        seed: int = 0,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.device = bank.device
+        self.bank, self.penalty, self.selection, self.recipe, self.seed = bank, penalty, selection, recipe, seed
+        student = Pdn(teacher.size, 2 * TEACHER_CHANNELS if global_map else TEACHER_CHANNELS)
+        self.detector = Detector(teacher, student, Autoencoder() if global_map else None).to(self.device)
+        mean, std = bank.statistics()
+        self.detector.mean.copy_(mean)
+        self.detector.std.copy_(std)
+        trained = [*student.parameters()]
+        if self.detector.autoencoder is not None:
+            trained += [*self.detector.autoencoder.parameters()]
+        self.optimiser = torch.optim.Adam(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.end = recipe.steps
+        self.history = History()
+        self.best: tuple[float, dict[str, Any]] | None = None
+
+    def run(self, checkpoint: Path, progress: Progress | None = None) -> Detector:
+        """Train from the checkpoint, or from the start, to the end; the checkpoint is renewed at every evaluation."""
+        step = self._resume(checkpoint)
+        while step < self.end:
+            loss = self._step(step)
+            step += 1
+            self.history.losses.append((step, loss))
+            if progress is not None:
+                progress(step, self.end, loss)
+            if step % self.recipe.evaluate_every == 0 or step == self.end:
+                self._evaluate(step)
+                self._save(checkpoint, step)
+        if self.best is None:
+            raise RuntimeError("training ended without an evaluation")
+        self.detector.load_state_dict(self.best[1])
+        return self.detector.eval()
+
+    def _step(self, step: int) -> float:
+        rng = np.random.default_rng((self.seed, step))
+        self.detector.train()
+        self.detector.teacher.eval()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate * self._rate(step)
+        loss = self._loss(rng)
+        if not torch.isfinite(loss):
+            raise BadRequest(f"the loss is not finite at step {step}; is a training image damaged?")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _loss(self, rng: np.random.Generator) -> Tensor:
+        """Hard loss + penalty + autoencoder + student-autoencoder, in one pass of the student over all images."""
+        recipe, detector = self.recipe, self.detector
+        windows, raw = self.bank.windows(rng, recipe.batch)
+        images = [windows, self.penalty.draw(rng, recipe.penalty_batch).to(self.device)]
+        if detector.autoencoder is not None:
+            wholes, raw_wholes = self.bank.augmented_wholes(rng, recipe.whole_batch)
+            images.append(wholes)
+        x = normalise(torch.cat(images))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            output = detector.student(x)
+        output = output.float()
+        imitation = output[:, :TEACHER_CHANNELS]
+        loss = hard_loss(self._standard(raw) - imitation[: recipe.batch], recipe.hard_share)
+        penalised = slice(recipe.batch, recipe.batch + recipe.penalty_batch)
+        loss = loss + imitation[penalised].square().mean()
+        if detector.autoencoder is None:
+            return loss
+        with torch.autocast(self.device.type, torch.bfloat16):
+            rebuilt = detector.autoencoder(x[-recipe.whole_batch :])
+        rebuilt = rebuilt.float()
+        copied = output[-recipe.whole_batch :, TEACHER_CHANNELS:]
+        return (
+            loss + (self._standard(raw_wholes) - rebuilt).square().mean() + (rebuilt.detach() - copied).square().mean()
+        )
+
+    def _standard(self, raw: Tensor) -> Tensor:
+        return (raw - self.detector.mean[:, None, None]) / self.detector.std[:, None, None]
+
+    def _rate(self, step: int) -> float:
+        """Share of the full learning rate: warm-up, constant, then the drop where this run will end."""
+        recipe = self.recipe
+        tail = max(1, round(recipe.tail * self.end))
+        if step < recipe.warm_up:
+            return (step + 1) / recipe.warm_up
+        if step < self.end - tail:
+            return 1.0
+        return max(0.02, (self.end - step) / tail) if recipe.linear_tail else 0.1
+
+    def _evaluate(self, step: int) -> None:
+        self.detector.eval()
+        score = self.selection.score(self.detector)
+        self.history.scores.append((step, score))
+        if self.best is None or score >= self.best[0]:
+            self.best = (score, deepcopy(self.detector.state_dict()))
+        patience, tail = self.recipe.patience, round(self.recipe.tail * self.recipe.steps)
+        if patience is None or step > self.end - tail:
+            return
+        recent = self.history.scores[-patience:]
+        if len(self.history.scores) > patience and max(value for _, value in recent) < self.best[0] - 1e-9:
+            self.end = min(self.end, math.ceil(step / (1 - self.recipe.tail)))
+
+    def _save(self, checkpoint: Path, step: int) -> None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "recipe": asdict(self.recipe),
+            "step": step,
+            "end": self.end,
+            "detector": self.detector.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "best": self.best,
+            "history": asdict(self.history),
+        }
+        temporary = checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(checkpoint)
+
+    def _resume(self, checkpoint: Path) -> int:
+        if not checkpoint.exists():
+            return 0
+        state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise BadRequest(f"{checkpoint} is of a run with another recipe; remove it to start anew")
+        self.detector.load_state_dict(state["detector"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.end, self.best = state["end"], state["best"]
+        self.history = History(**state["history"])
+        return int(state["step"])
+
+
+def hard_loss(difference: Tensor, share: float) -> Tensor:
+    """Mean over the `share` of elements of each image with the largest squared difference [N,C,H,W] (paper section 3.2).
+
+    By image, so that its meaning does not change with the batch; top-k, since torch.quantile stops at 2**24 elements.
+    """
+    squared = difference.square().flatten(1)
+    count = max(1, math.ceil(share * squared.shape[1]))
+    return squared.topk(count, dim=1, sorted=False).values.mean()
