@@ -26,7 +26,7 @@ from service.errors import DeadlineExceeded, FlawscribeError, Overloaded
 from service.image.decode import decode, read_header
 from service.image.prepare import prepare
 from service.metrics import Metrics
-from service.types import AnomalyMap, Inspection, Timings, TilePlan, Verdict
+from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict
 
 T = TypeVar("T")
 

@@ -89,6 +89,15 @@ def pretrain(
     return learner.pdn.eval().requires_grad_(False)
 
 
+def teacher_of(checkpoint: Path) -> Pdn:
+    """The teacher as it stands in a run's checkpoint, float32, in eval mode and without gradients."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    pdn = Pdn(state["settings"]["size"])
+    prefix = "pdn."
+    pdn.load_state_dict({k.removeprefix(prefix): v for k, v in state["learner"].items() if k.startswith(prefix)})
+    return pdn.eval().requires_grad_(False)
+
+
 class _Learner(nn.Module):
     def __init__(self, settings: PretrainSettings) -> None:
         super().__init__()

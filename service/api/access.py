@@ -1,0 +1,122 @@
+"""API keys: stored hashed in a JSON file, each with scopes. Without keys the service answers loopback only."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from service.errors import Forbidden, SettingsError, Unauthorized
+
+Scope = Literal["detect", "review", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+_PREFIX = "fls_"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as stored: the sha256 of its 256 random bits (no salt needed at that entropy), never the key itself."""
+
+    id: str
+    sha256: str
+    scopes: tuple[Scope, ...]
+    note: str
+    created_at: str
+
+
+class KeyRing:
+    """The keys of a service. Empty: no key is asked for."""
+
+    def __init__(self, keys: tuple[ApiKey, ...] = ()) -> None:
+        self.keys = keys
+
+    def check(self, headers: Mapping[str, str], scope: Scope) -> None:
+        """Raises Unauthorized without a valid key, Forbidden when the key lacks `scope`; `admin` covers all."""
+        if not self.keys:
+            return
+        key = self._find(_given(headers))
+        if key is None:
+            raise Unauthorized("a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+        if scope not in key.scopes and "admin" not in key.scopes:
+            raise Forbidden(f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {scope}")
+
+    def _find(self, given: str) -> ApiKey | None:
+        digest = hashlib.sha256(given.encode()).hexdigest()
+        found = None
+        for key in self.keys:  # all of them, so that time tells nothing
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+
+def _given(headers: Mapping[str, str]) -> str:
+    bearer = headers.get("authorization", "")
+    if bearer.lower().startswith("bearer "):
+        return bearer[7:].strip()
+    return headers.get("x-api-key", "").strip()
+
+
+def load_keys(file: Path | None) -> KeyRing:
+    """The key ring of a keys file; an empty one without a file. Raises SettingsError for a missing or damaged file."""
+    if file is None:
+        return KeyRing()
+    keys = _read(file)
+    if not keys:
+        raise SettingsError(f"{file} holds no key; make one: flawscribe key create --keys-file {file} --scope detect")
+    return KeyRing(keys)
+
+
+def create_key(file: Path, scopes: tuple[Scope, ...], note: str = "") -> tuple[ApiKey, str]:
+    """Add a key to `file` (made when missing, readable by its owner only); returns it and the secret, shown only now."""
+    secret = _PREFIX + secrets.token_urlsafe(32)
+    key = ApiKey(
+        id=secrets.token_hex(4),
+        sha256=hashlib.sha256(secret.encode()).hexdigest(),
+        scopes=scopes,
+        note=note,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    _write(file, (*(_read(file) if file.exists() else ()), key))
+    return key, secret
+
+
+def revoke_key(file: Path, key_id: str) -> None:
+    """Remove a key. Raises SettingsError when there is none of that id."""
+    keys = _read(file)
+    rest = tuple(key for key in keys if key.id != key_id)
+    if len(rest) == len(keys):
+        raise SettingsError(f"{file} has no key {key_id}")
+    _write(file, rest)
+
+
+def list_keys(file: Path) -> tuple[ApiKey, ...]:
+    """The keys of a file."""
+    return _read(file)
+
+
+def _read(file: Path) -> tuple[ApiKey, ...]:
+    try:
+        stored = json.loads(file.read_text())["keys"]
+        keys = tuple(ApiKey(**{**entry, "scopes": tuple(entry["scopes"])}) for entry in stored)
+    except OSError as error:
+        raise SettingsError(f"keys file {file} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise SettingsError(f"keys file {file} is damaged: {error}") from error
+    if unknown := {scope for key in keys for scope in key.scopes} - set(SCOPES):
+        raise SettingsError(f"keys file {file} names unknown scopes: {', '.join(sorted(unknown))}")
+    return keys
+
+
+def _write(file: Path, keys: tuple[ApiKey, ...]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        json.dump({"keys": [asdict(key) for key in keys]}, stream, indent=1)
+    temporary.replace(file)

@@ -1,0 +1,80 @@
+"""GET /models, GET /models/{name}, POST /models/{name}/activate."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+
+from service.api import schemas
+from service.api.state import require
+from service.bundle.manifest import Manifest
+from service.bundle.store import Store
+from service.errors import BundleRefused
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/models", summary="The models of the models folder")
+def list_models(request: Request) -> schemas.ModelList:
+    """Name, versions and the active version of each model."""
+    state = require(request, "detect")
+    return schemas.ModelList(
+        models=[
+            schemas.ModelSummary(
+                name=name,
+                default=name == state.default_model,
+                active_version=state.store.active_version(name),
+                versions=state.store.versions(name),
+            )
+            for name in state.store.names()
+        ]
+    )
+
+
+@router.get("/models/{name}", summary="One model and its versions")
+def show_model(request: Request, name: str) -> schemas.ModelDetail:
+    """What each version was trained on, its thresholds by form, and which versions are refused and why."""
+    store = require(request, "detect").store
+    versions, refused = [], {}
+    for version in store.versions(name):
+        try:
+            versions.append(_version(store, store.manifest(name, version)))
+        except BundleRefused as error:
+            refused[str(version)] = error.detail
+    return schemas.ModelDetail(name=name, active_version=store.active_version(name), versions=versions, refused=refused)
+
+
+@router.post("/models/{name}/activate", summary="Put a version in service")
+async def activate(request: Request, name: str, body: schemas.Activation) -> schemas.ModelDetail:
+    """Verify, load and warm up a version, then swap it in; the one in service stays when the new one is refused (409)."""
+    store = require(request, "admin").store
+    await asyncio.to_thread(store.activate, name, body.version)
+    return show_model(request, name)
+
+
+def _version(store: Store, manifest: Manifest) -> schemas.ModelVersion:
+    name, version = manifest.name, manifest.version
+    return schemas.ModelVersion(
+        version=version,
+        active=store.active_version(name) == version,
+        loaded=store.is_loaded(name, version),
+        created_at=manifest.created_at.isoformat(),
+        network=manifest.network.size,
+        global_map=manifest.network.global_map,
+        forms=list(manifest.forms),
+        working_resolution=f"{manifest.prepare.rule} {manifest.prepare.value:g}",
+        thresholds={
+            form_name: {
+                "review": form.review_threshold,
+                "reject": form.reject_threshold,
+                "method": form.reject_rule.method,
+                "false_reject_rate": form.reject_rule.false_reject_rate,
+                "parts": form.reject_rule.parts,
+            }
+            for form_name, form in manifest.forms.items()
+        },
+        teacher=manifest.teacher.name,
+        metrics=manifest.metrics,
+        data=manifest.data,
+    )

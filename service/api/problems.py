@@ -1,0 +1,58 @@
+"""Errors -> RFC 9457 problem answers: the one place that does it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service.api.schemas import Problem
+from service.errors import FlawscribeError
+
+log = logging.getLogger("flawscribe.api")
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem_of(error: Exception, request_id: str) -> Problem:
+    """The problem that an error is answered with; an unexpected one tells nothing of the inside."""
+    if isinstance(error, FlawscribeError):
+        kind, title, status, detail = error.type, error.title, error.status, error.detail
+    elif isinstance(error, RequestValidationError):
+        kind, title, status = "/problems/invalid-parameter", "Invalid parameter", 422
+        detail = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    elif isinstance(error, HTTPException):
+        kind, title, status, detail = (
+            "about:blank",
+            HTTPStatus(error.status_code).phrase,
+            error.status_code,
+            error.detail,
+        )
+    else:
+        kind, title, status = "about:blank", "Internal error", 500
+        detail = "an unexpected error; the log has it under this request_id"
+    return Problem(type=kind, title=title, status=status, detail=detail, request_id=request_id)
+
+
+async def answer_problem(request: Request, error: Exception) -> Response:
+    """Any error as application/problem+json, with Retry-After where the error knows it."""
+    request_id = getattr(request.state, "request_id", "")
+    problem = problem_of(error, request_id)
+    if problem.status == 500:
+        log.error("request %s failed", request_id, exc_info=error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(retry_after)))
+    if problem.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(problem.model_dump_json(), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` by `answer_problem`."""
+    for kind in (FlawscribeError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_problem)

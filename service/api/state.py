@@ -1,0 +1,78 @@
+"""What an app owns, made once by create_app and reached through the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from service.api.access import KeyRing, Scope
+from service.api.wire import BodyLimits
+from service.bundle.store import Store
+from service.errors import NotReady
+from service.inspector import Inspector
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Where the service stands between start and stop."""
+
+    ready: bool = False
+    draining: bool = False
+    failure: str | None = None  # why it cannot become ready
+    in_flight: int = 0
+
+    def why_not_ready(self) -> str | None:
+        """The reason for a 503, or None when requests are taken."""
+        if self.draining:
+            return "the service is shutting down"
+        if not self.ready:
+            return self.failure or "the model is being loaded and warmed up"
+        return None
+
+
+@dataclass(slots=True)
+class ServiceState:
+    """The parts that answer requests."""
+
+    settings: Settings
+    keys: KeyRing
+    store: Store
+    metrics: Metrics
+    inspector: Inspector
+    default_model: str | None
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+
+    @property
+    def limits(self) -> BodyLimits:
+        """Limits of a request body."""
+        settings = self.settings
+        return BodyLimits(
+            max_bytes=int(settings.max_body_mb * 1024 * 1024),
+            max_images=settings.max_images,
+            max_pixels=int(settings.max_megapixels * 1_000_000),
+            timeout_s=settings.body_timeout_s,
+        )
+
+    def require_ready(self) -> None:
+        """Raises NotReady while loading or draining, or when the inference thread is gone."""
+        reason = self.lifecycle.why_not_ready()
+        if reason is None and not self.inspector.batcher.alive:
+            reason = "the inference thread is being restarted"
+        if reason is not None:
+            raise NotReady(reason, retry_after=2)
+
+
+def state_of(request: Request) -> ServiceState:
+    """The app's parts."""
+    state: ServiceState = request.app.state.service
+    return state
+
+
+def require(request: Request, scope: Scope) -> ServiceState:
+    """The app's parts, for a caller whose key has `scope`. Raises Unauthorized or Forbidden."""
+    state = state_of(request)
+    state.keys.check(request.headers, scope)
+    return state

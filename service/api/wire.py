@@ -1,0 +1,177 @@
+"""Request body -> pictures and metadata. Every input form of POST /detect, read once, in memory, bounded in size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import BadRequest, FlawscribeError, TooLarge, UnreadableImage, UnsupportedMediaType
+from service.inspector import Picture
+
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
+_ALL_TYPES = ("multipart/form-data", "application/json", "application/octet-stream", *IMAGE_TYPES)
+_META_HEADER = "x-meta-"
+_LONGEST_META = 1000  # characters of one value
+_MOST_META = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What a body may hold."""
+
+    max_bytes: int
+    max_images: int
+    max_pixels: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """The pictures of a request in order; one that could not be taken apart is its error."""
+
+    pictures: tuple[Picture | FlawscribeError, ...]
+
+
+class _InMemoryParser(MultiPartParser):
+    spool_max_size = (
+        sys.maxsize
+    )  # Starlette's default writes uploads over 1 MB to disk; ours are bounded and judged at once
+
+
+async def read_pictures(request: Request, limits: BodyLimits) -> Incoming:
+    """Read the body. Raises UnsupportedMediaType, TooLarge, BadRequest; an unusable picture among several is an entry."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in _ALL_TYPES:
+        raise UnsupportedMediaType(f"content type {media_type or '(none)'}; accepted are: {', '.join(_ALL_TYPES)}")
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            if media_type == "multipart/form-data":
+                pictures = await _multipart(request, limits)
+            else:
+                body = b"".join([chunk async for chunk in _bounded(request, limits)])
+                pictures = _single(request, media_type, body, limits)
+    except TimeoutError as error:
+        raise BadRequest(f"the body did not arrive within {limits.timeout_s:g} s") from error
+    except ClientDisconnect as error:
+        raise BadRequest("the client left before the body had arrived") from error
+    if not pictures:
+        raise BadRequest("no picture in the request: send one or more parts named `image`")
+    if len(pictures) > limits.max_images:
+        raise TooLarge(f"{len(pictures)} pictures in one request, the limit is {limits.max_images}")
+    return Incoming(tuple(pictures))
+
+
+async def _bounded(request: Request, limits: BodyLimits) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; stops reading at the limit, announced or real."""
+    message = f"the body is larger than {limits.max_bytes} bytes"
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limits.max_bytes:
+        raise TooLarge(message)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limits.max_bytes:
+            raise TooLarge(message)
+        yield chunk
+
+
+async def _multipart(request: Request, limits: BodyLimits) -> list[Picture | FlawscribeError]:
+    parser = _InMemoryParser(
+        request.headers,
+        _bounded(request, limits),
+        max_files=limits.max_images + 1,
+        max_fields=_MOST_META,
+        max_part_size=64 * 1024,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
+    metadata = _meta_headers(request)
+    blobs: list[bytes | FlawscribeError] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != "image":
+                raise BadRequest(f"part {name!r} has a file; pictures are parts named `image`")
+            blobs.append(await value.read())
+        elif name == "image":
+            blobs.append(UnreadableImage("part `image` is a text field; send it as a file (with a filename)"))
+        else:
+            metadata[name] = _meta_value(name, value)
+    await form.close()
+    return [blob if isinstance(blob, FlawscribeError) else Picture(blob, metadata=metadata) for blob in blobs]
+
+
+def _single(request: Request, media_type: str, body: bytes, limits: BodyLimits) -> list[Picture | FlawscribeError]:
+    metadata = _meta_headers(request)
+    if media_type == "application/json":
+        return _from_json(body, metadata)
+    if media_type == "application/octet-stream":
+        return [_raw(body, request.headers.get("x-image-shape"), metadata, limits)]
+    return [Picture(body, metadata=metadata)]
+
+
+def _from_json(body: bytes, metadata: dict[str, str]) -> list[Picture | FlawscribeError]:
+    try:
+        document: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        raise BadRequest('JSON bodies have the form {"images": [{"data": "<base64>"}], "metadata": {}}')
+    if unknown := set(document) - {"images", "metadata"}:
+        raise BadRequest(f"unknown JSON fields: {', '.join(sorted(map(str, unknown)))}; known are images, metadata")
+    given = document.get("metadata") or {}
+    if not isinstance(given, dict) or not all(isinstance(value, str | int | float) for value in given.values()):
+        raise BadRequest("metadata must be an object of texts or numbers")
+    metadata |= {str(name): _meta_value(str(name), str(value)) for name, value in given.items()}
+    return [_from_base64(entry, metadata) for entry in document["images"]]
+
+
+def _from_base64(entry: Any, metadata: dict[str, str]) -> Picture | FlawscribeError:
+    if not isinstance(entry, dict) or not isinstance(entry.get("data"), str):
+        return UnreadableImage('an image must be {"data": "<base64>"}')
+    text = entry["data"]
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return Picture(base64.b64decode(text, validate=True), metadata=metadata)
+    except (binascii.Error, ValueError) as error:
+        return UnreadableImage(f"the image's data is not base64: {error}")
+
+
+def _raw(body: bytes, shape: str | None, metadata: dict[str, str], limits: BodyLimits) -> Picture:
+    match = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*3\s*", shape or "")
+    if match is None:
+        raise BadRequest(f"raw pictures need the header X-Image-Shape: H,W,3 (uint8 RGB), got {shape!r}")
+    height, width = int(match.group(1)), int(match.group(2))
+    if height * width > limits.max_pixels:
+        raise TooLarge(f"the picture has {width}x{height} pixels, the limit is {limits.max_pixels}")
+    if not height or not width or len(body) != height * width * 3:
+        raise BadRequest(f"X-Image-Shape {height},{width},3 needs {height * width * 3} bytes, the body has {len(body)}")
+    return Picture(body, raw=np.frombuffer(body, np.uint8).reshape(height, width, 3), metadata=metadata)
+
+
+def _meta_headers(request: Request) -> dict[str, str]:
+    return {
+        name[len(_META_HEADER) :]: _meta_value(name, value)
+        for name, value in request.headers.items()
+        if name.startswith(_META_HEADER)
+    }
+
+
+def _meta_value(name: str, value: str) -> str:
+    if len(value) > _LONGEST_META or len(name) > 100:
+        raise BadRequest(f"metadata {name[:100]!r} is too long; values have at most {_LONGEST_META} characters")
+    return value

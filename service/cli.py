@@ -1,0 +1,38 @@
+"""The command `flawscribe`. Each command has its own module in service/commands/."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from service import __version__
+from service.commands import check, key, samples, score, serve, train
+from service.errors import FlawscribeError
+
+app = typer.Typer(
+    name="flawscribe",
+    help="Visual inspection: learn what good parts look like, then judge new ones over HTTP or from a folder.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for part in (serve, train, score, check, samples, key):
+    part.register(app)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and exit code 2."""
+    try:
+        app()
+    except FlawscribeError as error:
+        typer.echo(f"flawscribe: {error.detail}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,31 @@
+"""flawscribe check"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.bundle.store import EngineOptions, load_bundle
+from service.bundle.verify import verify
+
+
+def check(bundle: Annotated[Path, typer.Argument(help="A bundle's folder, models/NAME/VERSION.")]) -> None:
+    """Verify a bundle from outside: manifest, checksums, networks, and golden pictures of every form.
+
+    Example: flawscribe check models/polka-dot/1
+    """
+    manifest = verify(bundle).manifest
+    typer.echo(f"{manifest.name} {manifest.version}: manifest, {len(manifest.files)} checksums and networks are sound")
+    for name in manifest.forms:
+        if name == "fp16":
+            continue  # a GPU form; it is checked where it is loaded
+        loaded = load_bundle(bundle, EngineOptions(precision=name, provider="cpu"))
+        met = "meets" if loaded.form_name == name else "MISSES"
+        typer.echo(f"form {name}: {met} its golden pictures on this machine")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(check)

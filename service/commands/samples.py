@@ -1,0 +1,36 @@
+"""flawscribe samples"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.errors import BadRequest
+
+
+def samples(
+    kind: Annotated[str, typer.Argument(help="polka-dot, brushed-metal or blister-pack.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to make; must be empty or new.")],
+    good: Annotated[int, typer.Option(min=1, help="Good parts each for train and test.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another batch of the same product.")] = 0,
+) -> None:
+    """Make pictures of parts, good and flawed, with masks, in MVTec AD's layout.
+
+    Example: flawscribe samples polka-dot /tmp/fabric --good 30 --seed 1
+    """
+    from service.samples import write_dataset  # noqa: PLC0415 - only this command needs it
+
+    def progress(done: int, total: int) -> None:
+        typer.echo(f"\r{done}/{total} pictures", nl=done == total, err=True)
+
+    try:
+        write_dataset(kind, directory, good, seed, progress=progress)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(samples)

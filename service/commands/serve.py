@@ -1,0 +1,97 @@
+"""flawscribe serve"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from service.api.app import create_app
+from service.api.state import ServiceState
+from service.settings import load_settings
+
+_LOOK_S = 0.05
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first SIGTERM or SIGINT: not ready at once, running requests finish, then it ends. On the second: ends now."""
+
+    def __init__(self, config: uvicorn.Config, state: ServiceState) -> None:
+        super().__init__(config)
+        self._state = state
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the socket, then say where, once the model is ready."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self._announcement = asyncio.create_task(self._announce())
+
+    async def _announce(self) -> None:
+        lifecycle = self._state.lifecycle
+        while not (lifecycle.ready or lifecycle.failure or self.should_exit):
+            await asyncio.sleep(_LOOK_S)
+        for server in self.servers:
+            for bound in server.sockets:
+                host, port = bound.getsockname()[:2]
+                word = "ready" if lifecycle.ready else f"listening, not ready: {lifecycle.failure}"
+                typer.echo(f"flawscribe {word} on http://{host}:{port} (API: http://{host}:{port}/docs)")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain, or give up waiting."""
+        if self._loop is None or self._state.lifecycle.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._state.lifecycle.draining = True
+        self._loop.call_soon_threadsafe(self._start_drain, sig)
+
+    def _start_drain(self, sig: int) -> None:
+        self._draining = asyncio.create_task(self._drain(sig))
+
+    async def _drain(self, sig: int) -> None:
+        deadline = asyncio.get_running_loop().time() + self._state.settings.drain_s
+        while self._state.lifecycle.in_flight and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_LOOK_S)
+        super().handle_exit(sig, None)
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 8000].")] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of bundles [default: models].")] = None,
+    model: Annotated[str | None, typer.Option(help="Model that answers when a request names none.")] = None,
+    insecure: Annotated[bool | None, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = None,
+) -> None:
+    """Serve the models over HTTP.
+
+    Every setting is also an environment variable FLAWSCRIBE_*; the README lists them. Example:
+
+        flawscribe serve --port 8000
+        curl -F image=@part.png 'localhost:8000/detect?include=overlay'
+    """
+    settings = load_settings(host=host, port=port, models_dir=models_dir, model=model, insecure=insecure)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        access_log=False,
+        timeout_keep_alive=70,
+        timeout_graceful_shutdown=max(1, int(settings.drain_s)),
+        server_header=False,
+    )
+    DrainingServer(config, app.state.service).run()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(serve)
