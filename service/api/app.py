@@ -15,6 +15,7 @@ from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.schemas import Problem
 from service.api.state import ServiceState
+from service.bundle.manifest import FormName
 from service.bundle.store import Bundle, EngineOptions, Store, open_provider
 from service.errors import FlawscribeError
 from service.inspector import Inspector
@@ -117,7 +118,6 @@ def _budget_ms(settings: Settings, store: Store, model: str | None) -> float:
     with contextlib.suppress(FlawscribeError):
         if model is not None:
             forms = store.manifest(model, store.active_version(model)).forms
-            wanted = "int8" if settings.precision == "auto" and "int8" in forms else settings.precision
-            form = forms.get(wanted, forms["float32"])  # type: ignore[call-overload]
-            return float(form.network_ms_per_window) * _CPU_MARGIN
+            wanted: FormName = "int8" if settings.precision == "auto" else settings.precision
+            return forms.get(wanted, forms["float32"]).network_ms_per_window * _CPU_MARGIN
     return _UNKNOWN_CPU_MS

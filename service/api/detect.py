@@ -270,7 +270,7 @@ def result_of(inspection: Inspection, included: frozenset[str], method: Any) -> 
                 area_share=region.area_share,
                 peak_score=region.peak_score,
                 centroid=region.centroid,
-                kind=region.kind,  # type: ignore[arg-type]
+                kind=region.kind,
             )
             for region in verdict.regions
         ]

@@ -1,4 +1,4 @@
-"""Does a model folder keep its promises? Checked before a byte of it reaches ONNX Runtime; the bytes checked are the bytes loaded."""
+"""Does a model folder keep its promises? The bytes checked here are the bytes that ONNX Runtime loads."""
 
 from __future__ import annotations
 

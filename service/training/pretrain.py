@@ -1,8 +1,9 @@
 """Pre-training a teacher without labels: dense contrastive learning over matched positions.
 
-Two views of one crop, shifted by whole cells and disturbed only photometrically, pass through the PDN; a position must find its partner among all other sampled positions of the batch (InfoNCE, temperature 0.1). A
-covariance term keeps the 384 channels comparable and decorrelated, as EfficientAD's squared distance and hard loss
-assume (VICReg, arXiv 2105.04906). Augmentation is mild: what a teacher is made blind to cannot be found later.
+Two views of one crop, shifted by whole cells and disturbed only photometrically, pass through the PDN; a position must
+find its partner among all other sampled positions of the batch (InfoNCE, temperature 0.1). A covariance term keeps the
+384 channels comparable and decorrelated, as EfficientAD's squared distance and hard loss assume (VICReg, arXiv
+2105.04906). Augmentation is mild: what a teacher is made blind to cannot be found later.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def pretrain(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.seed)
     learner = _Learner(settings).to(device=device)
-    learner.pdn.to(memory_format=torch.channels_last)
+    learner.pdn = learner.pdn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.05, cycle_momentum=False

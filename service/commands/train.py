@@ -1,0 +1,106 @@
+"""flawscribe train"""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.errors import BadRequest
+from service.settings import load_settings
+
+
+def require_torch() -> None:
+    """Raises BadRequest when the training extra is not installed."""
+    if find_spec("torch") is None:
+        raise BadRequest("training needs PyTorch: pip install 'flawscribe[train]' (see the README for the CPU build)")
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of images of good parts, or an MVTec-like tree.")],
+    name: Annotated[str, typer.Option(help="Name of the model; a further training is its next version.")],
+    teacher: Annotated[str, typer.Option(help="Teacher in models/teachers/.")] = "pdn-small",
+    recipe: Annotated[str, typer.Option(help="default, paper (70,000 steps) or matlab.")] = "default",
+    steps: Annotated[int | None, typer.Option(min=20, help="Steps in place of the recipe's own.")] = None,
+    global_map: Annotated[bool, typer.Option(help="Learn logical flaws too (the autoencoder).")] = True,
+    group_by: Annotated[
+        str | None, typer.Option(help="Regular expression that names the part in a file's path.")
+    ] = None,
+    penalty: Annotated[
+        Path | None, typer.Option(help="Folder of general pictures; generated textures if not given.")
+    ] = None,
+    working_size: Annotated[
+        int | None, typer.Option(min=64, help="Longer side in px that the network works at.")
+    ] = None,
+    roi: Annotated[Path | None, typer.Option(help="Picture that is white where parts are looked at.")] = None,
+    min_flaw_px: Annotated[float | None, typer.Option(min=1, help="Smallest flaw that counts, in picture px.")] = None,
+    min_flaw_mm: Annotated[float | None, typer.Option(min=0, help="The same in mm; needs --mm-per-pixel.")] = None,
+    mm_per_pixel: Annotated[float | None, typer.Option(min=0, help="Scale of the pictures.")] = None,
+    false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.01,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
+    runs_dir: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed training goes on from there.")] = Path(
+        "runs"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and training.")] = 0,
+) -> None:
+    """Learn what good parts look like, and write a bundle that `flawscribe serve` answers with.
+
+    Examples:
+
+        flawscribe train --data photos/good --name bracket
+
+        flawscribe train --data photos --name tile --group-by 'tile_(\\d+)' --working-size 640
+    """
+    require_torch()
+    from service.training.build import BuildSettings, build  # noqa: PLC0415 - torch is loaded only here
+
+    if not 0 < false_reject_rate < 0.5:
+        raise BadRequest(f"--false-reject-rate {false_reject_rate}: must lie between 0 and 0.5")
+    if min_flaw_mm is not None:
+        if not mm_per_pixel:
+            raise BadRequest("--min-flaw-mm needs --mm-per-pixel")
+        min_flaw_px = min_flaw_mm / mm_per_pixel
+    settings = BuildSettings(
+        data=data,
+        name=name,
+        models_dir=models_dir or load_settings().models_dir,
+        runs_dir=runs_dir,
+        teacher=teacher,
+        recipe=recipe,
+        steps=steps,
+        global_map=global_map,
+        group_by=group_by,
+        penalty=penalty,
+        working_size=working_size,
+        roi=roi,
+        min_flaw_px=min_flaw_px,
+        mm_per_pixel=mm_per_pixel,
+        false_reject_rate=false_reject_rate,
+        seed=seed,
+    )
+    started = time.monotonic()
+    folder = build(settings, lambda text: typer.echo(text, err=True), _Bar())
+    typer.echo(f"{folder} written in {(time.monotonic() - started) / 60:.1f} minutes; look at {folder}/report.html")
+
+
+class _Bar:
+    """One line with step, loss and time left."""
+
+    def __init__(self) -> None:
+        self._started: tuple[float, int] | None = None
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        if self._started is None:
+            self._started = (now, step - 1)
+        began, first = self._started
+        left = (now - began) / (step - first) * (steps - step)
+        typer.echo(f"\rstep {step}/{steps}  loss {loss:.4f}  {left / 60:5.1f} min left ", nl=step == steps, err=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(train)

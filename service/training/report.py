@@ -1,0 +1,146 @@
+"""report.html: what a model learned, for a person to look at. It stands alone: pictures and plots are inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.bundle.manifest import Form
+from service.decision.heatmap import overlay_png
+from service.training.train import History
+from service.types import AnomalyMap, Thresholds
+
+_WIDTH, _HEIGHT = 640, 220
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
+    "table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #8886}"
+    "img{max-width:100%}figure{display:inline-block;margin:.4rem;width:20rem;vertical-align:top}svg{max-width:100%}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything the page shows."""
+
+    name: str
+    data: str
+    counts: Mapping[str, int]
+    notes: Sequence[str]
+    forms: Mapping[str, Form]
+    shown_form: str
+    history: History
+    separation: float
+    suspects: Sequence[tuple[Path, float]]
+    samples: Sequence[tuple[NDArray[np.uint8], AnomalyMap]]
+    seconds: float
+    recipe: str
+    teacher: str
+
+
+def write_report(report: Report) -> str:
+    """The page as HTML."""
+    form = report.forms[report.shown_form]
+    limits = Thresholds(form.review_threshold, form.reject_threshold)
+    counts = ", ".join(f"{count} {use}" for use, count in report.counts.items())
+    parts = [
+        f"<h1>{escape(report.name)}</h1>",
+        f"<p>Trained on {escape(report.data)} ({counts}) with teacher {escape(report.teacher)}, recipe "
+        f"{escape(report.recipe)}, in {report.seconds / 60:.1f} minutes. Separation of flaws painted on held-out "
+        f"normals (mean of image and pixel AUROC): {report.separation:.4f}.</p>",
+        "".join(f"<p>Note: {escape(note)}</p>" for note in report.notes),
+        "<h2>Thresholds</h2>",
+        _thresholds(report.forms),
+        f"<h2>Calibration scores, {report.shown_form}</h2>",
+        histogram(form.calibration_scores, limits),
+        "<h2>Training</h2>",
+        _curve(report.history),
+        "<h2>Samples: held-out normals, each as it is and with a painted flaw</h2>",
+        "".join(_sample(rgb, mapped, limits) for rgb, mapped in report.samples),
+        "<h2>Training pictures that look least normal</h2>",
+        "<p>A training folder is never clean: look at these, remove what is flawed, and train again.</p>",
+        "<table><tr><th>picture</th><th>score</th></tr>",
+        "".join(f"<tr><td>{escape(path.name)}</td><td>{score:.4f}</td></tr>" for path, score in report.suspects),
+        "</table>",
+    ]
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(report.name)}</title>"
+    return f"{head}<style>{_STYLE}</style>{''.join(parts)}</html>\n"
+
+
+def _thresholds(forms: Mapping[str, Form]) -> str:
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{form.review_threshold:.4f}</td><td>{form.reject_threshold:.4f}</td>"
+        f"<td>{form.reject_rule.false_reject_rate:.2%}, {form.reject_rule.method.replace('_', ' ')} "
+        f"from {form.reject_rule.parts} parts</td><td>{form.network_ms_per_window:.1f} ms ({escape(form.machine)})</td></tr>"
+        for name, form in forms.items()
+    )
+    head = "<tr><th>form</th><th>review</th><th>reject</th><th>false reject rate</th><th>network, per window</th></tr>"
+    return f"<table>{head}{rows}</table>"
+
+
+def histogram(scores: Sequence[float], limits: Thresholds) -> str:
+    """The scores as an SVG histogram with both thresholds."""
+    low = min(scores)
+    high = max(*scores, limits.reject) * 1.05
+    counts, edges = np.histogram(scores, bins=24, range=(low, max(high, low + 1e-9)))
+    bar, top = _WIDTH / len(counts), max(counts)
+    bars = "".join(
+        f'<rect x="{index * bar:.1f}" y="{_HEIGHT - 20 - count / top * 180:.1f}" width="{bar - 1:.1f}" '
+        f'height="{count / top * 180:.1f}" fill="#4a7fb5"/>'
+        for index, count in enumerate(counts)
+        if count
+    )
+    lines = "".join(
+        _line((value - edges[0]) / (edges[-1] - edges[0]) * _WIDTH, f"{name} {value:.3f}", colour)
+        for name, value, colour in (("review", limits.review, "#d08a00"), ("reject", limits.reject, "#c0203a"))
+    )
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="calibration scores">{bars}{lines}</svg>'
+
+
+def _line(x: float, text: str, colour: str) -> str:
+    anchor = "end" if x > _WIDTH * 0.7 else "start"
+    return (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT - 20}" stroke="{colour}" stroke-width="2"/>'
+        f'<text x="{x:.1f}" y="{_HEIGHT - 4}" text-anchor="{anchor}" font-size="13" fill="{colour}">{text}</text>'
+    )
+
+
+def _curve(history: History) -> str:
+    """Loss by step (logarithmic), and the selection score at each evaluation."""
+    steps = np.array([step for step, _ in history.losses])
+    losses = np.log10(np.maximum([loss for _, loss in history.losses], 1e-9))
+    span = max(float(np.ptp(losses)), 1e-9)
+    end = max(int(steps[-1]), 1)
+    points = " ".join(
+        f"{step / end * _WIDTH:.1f},{_HEIGHT - 20 - (loss - losses.min()) / span * 180:.1f}"
+        for step, loss in zip(steps, losses, strict=True)
+    )
+    dots = "".join(
+        f'<circle cx="{step / end * _WIDTH:.1f}" cy="{_HEIGHT - 20 - score * 180:.1f}" r="4" fill="#2f8f4e">'
+        f"<title>step {step}: {score:.4f}</title></circle>"
+        for step, score in history.scores
+    )
+    first, last = history.losses[0][1], history.losses[-1][1]
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="training curve">'
+        f'<polyline points="{points}" fill="none" stroke="#4a7fb5"/>{dots}</svg>'
+        f"<p>Line: loss, {first:.3g} to {last:.3g} over {end} steps. Dots: separation of painted flaws (top is 1).</p>"
+    )
+
+
+def _sample(rgb: NDArray[np.uint8], mapped: AnomalyMap, limits: Thresholds) -> str:
+    image = Image.open(io.BytesIO(overlay_png(rgb, mapped, limits)))
+    image.thumbnail((400, 400))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    score = mapped.score
+    word = "not ok" if score > limits.reject else "review" if score > limits.review else "ok"
+    return f'<figure><img alt="{word}" src="data:image/jpeg;base64,{data}"><figcaption>{word}, {score:.3f}</figcaption></figure>'
