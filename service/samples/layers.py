@@ -45,7 +45,8 @@ def polygon(shape: tuple[int, int], points: Sequence[Point]) -> Opacity:
 
 
 def _reduced(canvas: Image.Image, shape: tuple[int, int]) -> Opacity:
-    return np.asarray(canvas.resize((shape[1], shape[0]), Image.Resampling.BOX), np.float32) / 255
+    small = np.asarray(canvas.resize((shape[1], shape[0]), Image.Resampling.BOX))
+    return small.astype(np.float32) / np.float32(255)
 
 
 def blob(

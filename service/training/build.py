@@ -288,7 +288,8 @@ def _golden(
         shown = _shrunk(picture, max(plan_size(product.recipe, picture)))
         file = f"golden/{index}.png"
         files[file] = _png(shown)
-        scores: dict[FormName, float] = {name: product.score(session, shown) for name, session in sessions.items()}
+        pixels = np.asarray(shown)
+        scores: dict[FormName, float] = {name: product.score(session, pixels) for name, session in sessions.items()}
         golden.append(Golden(file=file, scores=scores))
     return tuple(golden), files
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.bundle.manifest import Form
+from service.bundle.manifest import Form, FormName
 from service.decision.heatmap import overlay_png
 from service.training.train import History
 from service.types import AnomalyMap, Thresholds
@@ -34,8 +34,8 @@ class Report:
     data: str
     counts: Mapping[str, int]
     notes: Sequence[str]
-    forms: Mapping[str, Form]
-    shown_form: str
+    forms: Mapping[FormName, Form]
+    shown_form: FormName
     history: History
     separation: float
     suspects: Sequence[tuple[Path, float]]
@@ -74,7 +74,7 @@ def write_report(report: Report) -> str:
     return f"{head}<style>{_STYLE}</style>{''.join(parts)}</html>\n"
 
 
-def _thresholds(forms: Mapping[str, Form]) -> str:
+def _thresholds(forms: Mapping[FormName, Form]) -> str:
     rows = "".join(
         f"<tr><td>{name}</td><td>{form.review_threshold:.4f}</td><td>{form.reject_threshold:.4f}</td>"
         f"<td>{form.reject_rule.false_reject_rate:.2%}, {form.reject_rule.method.replace('_', ' ')} "

@@ -88,7 +88,7 @@ class Trainer:
         if not torch.isfinite(loss):
             raise BadRequest(f"the loss is not finite at step {step}; is a training image damaged?")
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return float(loss.detach())
 
@@ -105,21 +105,22 @@ class Trainer:
             output = detector.student(x)
         output = output.float()
         imitation = output[:, :TEACHER_CHANNELS]
-        loss = hard_loss(self._standard(raw) - imitation[: recipe.batch], recipe.hard_share)
+        hard = hard_loss(self._standard(raw) - imitation[: recipe.batch], recipe.hard_share)
         penalised = slice(recipe.batch, recipe.batch + recipe.penalty_batch)
-        loss = loss + imitation[penalised].square().mean()
+        loss: Tensor = hard + imitation[penalised].square().mean()
         if detector.autoencoder is None:
             return loss
         with torch.autocast(self.device.type, torch.bfloat16):
             rebuilt = detector.autoencoder(x[-recipe.whole_batch :])
         rebuilt = rebuilt.float()
         copied = output[-recipe.whole_batch :, TEACHER_CHANNELS:]
-        return (
-            loss + (self._standard(raw_wholes) - rebuilt).square().mean() + (rebuilt.detach() - copied).square().mean()
-        )
+        taught = (self._standard(raw_wholes) - rebuilt).square().mean()
+        total: Tensor = loss + taught + (rebuilt.detach() - copied).square().mean()
+        return total
 
     def _standard(self, raw: Tensor) -> Tensor:
-        return (raw - self.detector.mean[:, None, None]) / self.detector.std[:, None, None]
+        standard: Tensor = (raw - self.detector.mean[:, None, None]) / self.detector.std[:, None, None]
+        return standard
 
     def _rate(self, step: int) -> float:
         """Share of the full learning rate: warm-up, constant, then the drop where this run will end."""

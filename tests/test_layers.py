@@ -1,0 +1,58 @@
+"""The import direction of the house, from the syntax tree: a part may use only what lies below it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SERVICE = Path(__file__).resolve().parents[1] / "service"
+GROUND = {"types", "errors", "settings", "metrics", "__init__"}
+MIDDLE = {"captions", "records", "engine", "decision", "bundle"}
+BELOW: dict[str, set[str]] = {
+    **{name: {"types", "errors", "__init__"} for name in GROUND},
+    "image": GROUND,
+    **{name: GROUND | {"image"} | MIDDLE for name in MIDDLE},
+    "samples": GROUND | {"image"},
+    "inspector": GROUND | {"image"} | MIDDLE,
+    "api": GROUND | {"image", "inspector"} | MIDDLE,
+    "training": GROUND | {"image", "inspector", "samples"} | MIDDLE,
+    "commands": GROUND | {"image", "inspector", "samples", "api", "training"} | MIDDLE,
+    "cli": GROUND | {"commands"},
+}
+FILES = sorted(SERVICE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SERVICE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SERVICE)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = part_of(path)
+    used = {name.split(".")[1] for name in imported(path) if name.startswith("service.")} - {"__version__"}
+    assert used <= BELOW[part] | {part}, f"{part} must not import {used - BELOW[part] - {part}}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SERVICE)))
+def test_only_training_imports_torch(path: Path) -> None:
+    heavy = {name.split(".")[0] for name in imported(path)} & {"torch", "safetensors", "onnxscript"}
+    assert not heavy or part_of(path) == "training"
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    readers = {part_of(path) for path in FILES if "os.environ" in path.read_text() or "os.getenv" in path.read_text()}
+    assert readers == {"settings"}
