@@ -36,9 +36,11 @@ from service.training.teacher import load_teacher
 
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 SETS = ("magnetic_tile", "bottle", "aliens", "cookies")
-_RECIPES = {"magnetic_tile": PrepareRecipe(rule="scale", value=0.75)}  # tiles are cut to many sizes at one magnification
+_RECIPES = {
+    "magnetic_tile": PrepareRecipe(rule="scale", value=0.75)
+}  # tiles are cut to many sizes at one magnification
 _OBJECT = PrepareRecipe(value=256)
-_BANK = 10_000
+_BANK = 5_000
 _COMPONENTS = 128
 
 
@@ -77,7 +79,9 @@ def files_of(name: str, most: int, rng: np.random.Generator) -> tuple[list[Path]
             ]
         train = [path for _, path, use in rows if use == "train"]
         test = [
-            ("good" if kind == "Free" else kind, path, path.with_suffix(".png")) for kind, path, use in rows if use == "test"
+            ("good" if kind == "Free" else kind, path, path.with_suffix(".png"))
+            for kind, path, use in rows
+            if use == "test"
         ]
     else:
         root = DATASETS / name
@@ -160,10 +164,11 @@ class Bank:
         """float32 [h,w]: squared distance of each cell of a picture's features [h,w,384]."""
         height, width = picture.shape[:2]
         query = self.whitened(picture.flatten(0, 1))
-        with torch.autocast("cpu", torch.bfloat16):
-            product = query @ self.cells.T
-        nearest = (self.squares - 2 * product.float()).min(dim=1).values + query.square().sum(dim=1)
-        return np.asarray(nearest.reshape(height, width).numpy(), np.float32)
+        # in small blocks, whose products stay in the cache
+        nearest = torch.cat(
+            [torch.addmm(self.squares, block, self.cells.T, alpha=-2).min(dim=1).values for block in query.split(128)]
+        )
+        return np.asarray((nearest + query.square().sum(dim=1)).reshape(height, width).numpy(), np.float32)
 
 
 def judge(teacher: Pdn, label: str, name: str, part: str, most: int, seed: int) -> Row:
@@ -235,7 +240,9 @@ def main() -> None:
     parser.add_argument("teachers", nargs="+")
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--most", type=int, default=100, help="pictures of a kind and set (flawed: half of that a flaw)")
+    parser.add_argument(
+        "--most", type=int, default=100, help="pictures of a kind and set (flawed: half of that a flaw)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -1,34 +1,29 @@
 """Pre-training a teacher without labels: dense contrastive learning over matched positions.
 
-Two views of one crop, shifted by whole cells and disturbed only photometrically, pass through the PDN; a position must
-find its partner among all other sampled positions of the batch (InfoNCE, temperature 0.1). A covariance term keeps the
-384 channels comparable and decorrelated, as EfficientAD's squared distance and hard loss assume (VICReg, arXiv
-2105.04906). Augmentation is mild: what a teacher is made blind to cannot be found later.
+Two views of one crop, a little apart and disturbed only photometrically, pass through the PDN; a position must find its
+partner among all other sampled positions of the batch (InfoNCE, temperature 0.1). A covariance term keeps the 384
+channels comparable and decorrelated, as EfficientAD's squared distance and hard loss assume (VICReg, arXiv 2105.04906).
+
+    python -m service.training.pretrain --folder PICTURES --checkpoint run/small.pt --export pdn-small
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from service.errors import BadRequest
-from service.image.prepare import STRIDE
-from service.samples.textures import random_texture
-from service.training.network import Pdn, PdnSize, normalise
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-_MAX_SHIFT = 2  # cells
+from service.training.network import PDN_SIZES, TEACHER_CHANNELS, Pdn, PdnSize, normalise
+from service.training.teacher import DEFAULT_DIRECTORY, save_teacher
+from service.training.teacher_views import MAX_SHIFT, Views, draw_views, load_pictures
 
 
 class _Stateful(Protocol):
@@ -46,13 +41,15 @@ class PretrainSettings:
     generated: int = 3000
     steps: int = 3000
     batch: int = 16
-    crop: int = 96
+    crop: int = 96  # px
     positions: int = 64  # sampled in each crop
+    jitter: int = 2  # px by which matched positions may lie apart
     temperature: float = 0.1
     covariance: float = 0.02
     learning_rate: float = 1e-3
     seed: int = 0
     save_every: int = 100
+    start_from: str | None = None  # checkpoint of an earlier run whose weights this one goes on from
 
 
 def pretrain(
@@ -65,19 +62,21 @@ def pretrain(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.seed)
-    learner = _Learner(settings).to(device=device)
+    learner = _Learner(settings)
+    if settings.start_from is not None and not checkpoint.exists():
+        learner.load_state_dict(_read(Path(settings.start_from))["learner"])
+    learner = learner.to(device=device)
     learner.pdn = learner.pdn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.05, cycle_momentum=False
     )
     first = _resume(checkpoint, settings, learner=learner, optimiser=optimiser, schedule=schedule)
-    pictures = load_pictures(settings)
+    pictures = load_pictures(settings.folders, settings.generated, settings.seed)
     for step in range(first, settings.steps):
         rng = np.random.default_rng((settings.seed, step))  # by step, so that a resumed run sees the same crops
-        shifts = rng.integers(0, _MAX_SHIFT + 1, (settings.batch, 2))
-        first_view, second_view = draw_views(pictures, settings, shifts, rng)
-        loss = learner(*(torch.from_numpy(part).to(device) for part in (first_view, second_view, shifts)), step)
+        views = draw_views(pictures, settings.batch, settings.crop, settings.jitter, rng)
+        loss = learner(*_tensors(views, device), step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
@@ -90,13 +89,32 @@ def pretrain(
     return learner.pdn.eval().requires_grad_(False)
 
 
+def _tensors(views: Views, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    first, second, shifts = (torch.from_numpy(part).to(device) for part in (views.first, views.second, views.shifts))
+    return first, second, shifts
+
+
 def teacher_of(checkpoint: Path) -> Pdn:
     """The teacher as it stands in a run's checkpoint, float32, in eval mode and without gradients."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = _read(checkpoint)
     pdn = Pdn(state["settings"]["size"])
     prefix = "pdn."
     pdn.load_state_dict({k.removeprefix(prefix): v for k, v in state["learner"].items() if k.startswith(prefix)})
     return pdn.eval().requires_grad_(False)
+
+
+def export_teacher(checkpoint: Path, name: str, directory: Path, card: Mapping[str, Any]) -> Path:
+    """Write the teacher of a run, finished or not, with its card; `card` says on which data, under which licences."""
+    state = _read(checkpoint)
+    settings = {**state["settings"], "folders": [Path(folder).name for folder in state["settings"]["folders"]]}
+    if settings.get("start_from"):
+        settings["start_from"] = Path(settings["start_from"]).name
+    recipe = {
+        "method": "dense InfoNCE over matched positions with a covariance term on the 384 channels",
+        "steps_done": state["step"],
+        "settings": settings,
+    }
+    return save_teacher(teacher_of(checkpoint), name, directory, {"recipe": recipe, **card})
 
 
 class _Learner(nn.Module):
@@ -104,7 +122,9 @@ class _Learner(nn.Module):
         super().__init__()
         self.settings = settings
         self.pdn = Pdn(settings.size)
-        self.head = nn.Sequential(nn.Linear(384, 384), nn.ReLU(), nn.Linear(384, 128))
+        self.head = nn.Sequential(
+            nn.Linear(TEACHER_CHANNELS, TEACHER_CHANNELS), nn.ReLU(), nn.Linear(TEACHER_CHANNELS, 128)
+        )
 
     def forward(self, first: Tensor, second: Tensor, shifts: Tensor, step: int) -> Tensor:
         """Loss of two batches of views uint8 [N,crop,crop,3]; the second is moved by `shifts` [N,2] cells."""
@@ -123,7 +143,7 @@ class _Learner(nn.Module):
         """`positions` places per crop that both views see: features [N*positions,384] of each."""
         count, side = len(a), a.shape[1]
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
-        cells = side - _MAX_SHIFT
+        cells = side - MAX_SHIFT
         flat = torch.stack(
             [torch.randperm(cells * cells, generator=generator)[: self.settings.positions] for _ in range(count)]
         ).to(a.device)
@@ -144,77 +164,6 @@ def _covariance(features: Tensor) -> Tensor:
     return spread * len(covariance) / 4 + off_diagonal.pow(2).sum() / len(covariance)
 
 
-def load_pictures(settings: PretrainSettings) -> list[NDArray[np.uint8]]:
-    """All pictures of the folders, short side at most 288 px, and the generated ones, as uint8 [H,W,3] in memory."""
-    files = [
-        path
-        for folder in settings.folders
-        for path in sorted(Path(folder).rglob("*"))
-        if path.suffix.lower() in _SUFFIXES
-    ]
-    if settings.folders and not files:
-        raise BadRequest(f"no picture found in {', '.join(settings.folders)}")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(_small_picture, files))
-    seeds = np.random.SeedSequence(settings.seed).spawn(settings.generated)
-    return found + [random_texture(np.random.default_rng(seed), 256, 256) for seed in seeds]
-
-
-def _small_picture(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
-        rgb = image.convert("RGB")
-        shrink = 288 / min(rgb.size)
-        if shrink < 1:
-            rgb = rgb.resize((round(rgb.width * shrink), round(rgb.height * shrink)), Image.Resampling.BILINEAR)
-        return np.asarray(rgb)
-
-
-def draw_views(
-    pictures: Sequence[NDArray[np.uint8]],
-    settings: PretrainSettings,
-    shifts: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Two batches of views uint8 [batch,crop,crop,3]: the second moved by `shifts` [batch,2] cells, each disturbed."""
-    crop = settings.crop
-    first = np.empty((settings.batch, crop, crop, 3), np.uint8)
-    second = np.empty_like(first)
-    for index in range(settings.batch):
-        patch = _crop(pictures[int(rng.integers(len(pictures)))], crop + _MAX_SHIFT * STRIDE, rng)
-        dy, dx = shifts[index] * STRIDE
-        first[index] = disturb(patch[:crop, :crop], rng)
-        second[index] = disturb(patch[dy : dy + crop, dx : dx + crop], rng)
-    return first, second
-
-
-def _crop(picture: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A square of `side` px: random scale, quarter turn and mirroring, sometimes grey or faint; for both views."""
-    height, width = picture.shape[:2]
-    taken = int(np.clip(side * rng.uniform(0.6, 1.8), 16, min(height, width)))
-    top, left = int(rng.integers(height - taken + 1)), int(rng.integers(width - taken + 1))
-    image = Image.fromarray(picture[top : top + taken, left : left + taken])
-    patch = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32)
-    patch = np.rot90(patch, int(rng.integers(4)))
-    if rng.random() < 0.5:
-        patch = patch[:, ::-1]
-    if rng.random() < 0.3:
-        patch = np.repeat(patch.mean(axis=2, keepdims=True), 3, axis=2)
-    if rng.random() < 0.3:  # low contrast, as on plain industrial surfaces
-        mean = patch.mean(axis=(0, 1))
-        patch = mean + (patch - mean) * rng.uniform(0.15, 0.6)
-    return patch
-
-
-def disturb(patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Mild photometric noise of one view: brightness, contrast, colour balance and sensor noise; structure stays."""
-    mean = patch.mean()
-    contrast, brightness = rng.uniform(0.85, 1.18), rng.uniform(-14, 14)
-    balance = 1 + rng.normal(0, 0.02, 3)
-    noisy = ((patch - mean) * contrast + mean + brightness) * balance
-    noisy = noisy + rng.normal(0, rng.uniform(0, 5), patch.shape)
-    return np.asarray(np.clip(noisy, 0, 255), np.uint8)
-
-
 def _save(checkpoint: Path, settings: PretrainSettings, step: int, **parts: _Stateful) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state = {"settings": asdict(settings), "step": step, **{name: part.state_dict() for name, part in parts.items()}}
@@ -227,9 +176,44 @@ def _resume(checkpoint: Path, settings: PretrainSettings, **parts: _Stateful) ->
     """The step to go on from; 0 without a checkpoint."""
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = _read(checkpoint)
     if state["settings"] != asdict(settings):
         raise BadRequest(f"{checkpoint} is of a run with other settings; remove it or repeat its settings")
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return int(state["step"])
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return state
+
+
+def main() -> None:
+    """Pre-train from the command line; repeating the same command goes on where it was stopped."""
+    parser = argparse.ArgumentParser(description="Pre-train a teacher")
+    parser.add_argument("--folder", action="append", default=[], help="searched for pictures; may be repeated")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--size", choices=PDN_SIZES, default="small")
+    for name in ("generated", "steps", "batch", "crop", "jitter", "seed", "save_every"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS)
+    parser.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS)
+    parser.add_argument("--start-from", default=argparse.SUPPRESS, help="checkpoint of an earlier run")
+    parser.add_argument("--export", metavar="NAME", help="write the teacher under this name at the end")
+    parser.add_argument("--directory", type=Path, default=DEFAULT_DIRECTORY)
+    parser.add_argument("--data", default="", help="the data and their licences, for the card")
+    options = vars(parser.parse_args())
+    export, directory, data = options.pop("export"), options.pop("directory"), options.pop("data")
+    checkpoint = options.pop("checkpoint")
+    pretrain(PretrainSettings(folders=tuple(options.pop("folder")), **options), checkpoint, _print_progress)
+    if export:
+        print(export_teacher(checkpoint, export, directory, {"data": data}))
+
+
+def _print_progress(step: int, steps: int, loss: float) -> None:
+    if step % 20 == 0 or step == steps:
+        print(f"step {step} of {steps}  loss {loss:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Pictures for pre-training a teacher, and the pairs of views drawn from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from service.errors import BadRequest
+from service.image.prepare import STRIDE
+from service.samples.textures import random_texture
+
+MAX_SHIFT = 2  # cells between the two views
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+_SHORT_SIDE = 288  # px: pictures are kept no larger in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Two views of each crop, uint8 [batch,crop,crop,3]; `second` starts `shifts` [batch,2] cells (down, right) further,
+    give or take the jitter."""
+
+    first: NDArray[np.uint8]
+    second: NDArray[np.uint8]
+    shifts: NDArray[np.int64]
+
+
+def load_pictures(folders: Sequence[str], generated: int, seed: int) -> list[NDArray[np.uint8]]:
+    """All pictures below the folders, short side at most 288 px, and `generated` textures, as uint8 [H,W,3] in memory.
+
+    Raises BadRequest when a folder holds no picture.
+    """
+    files: list[Path] = []
+    for folder in folders:
+        found = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in _SUFFIXES]
+        if not found:
+            raise BadRequest(f"no picture found in {folder}")
+        files += found
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pictures = list(pool.map(_small_picture, files))
+    seeds = np.random.SeedSequence(seed).spawn(generated)
+    return pictures + [random_texture(np.random.default_rng(each), 256, 256) for each in seeds]
+
+
+def _small_picture(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        rgb = image.convert("RGB")
+        shrink = _SHORT_SIDE / min(rgb.size)
+        if shrink < 1:
+            rgb = rgb.resize((round(rgb.width * shrink), round(rgb.height * shrink)), Image.Resampling.BILINEAR)
+        return np.asarray(rgb)
+
+
+def draw_views(
+    pictures: Sequence[NDArray[np.uint8]], batch: int, crop: int, jitter: int, rng: np.random.Generator
+) -> Views:
+    """Crops of random pictures, seen twice: moved by whole cells and by up to `jitter` px, each disturbed on its own."""
+    first = np.empty((batch, crop, crop, 3), np.uint8)
+    second = np.empty_like(first)
+    shifts = rng.integers(0, MAX_SHIFT + 1, (batch, 2))
+    moves = shifts * STRIDE + rng.integers(-jitter, jitter + 1, (batch, 2))
+    side = crop + MAX_SHIFT * STRIDE + 2 * jitter
+    for index in range(batch):
+        patch = _crop(pictures[int(rng.integers(len(pictures)))], side, rng)
+        top, left = (int(move) + jitter for move in moves[index])
+        first[index] = disturb(patch[jitter : jitter + crop, jitter : jitter + crop], rng)
+        second[index] = disturb(patch[top : top + crop, left : left + crop], rng)
+    return Views(first, second, shifts)
+
+
+def _crop(picture: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A square of `side` px: random scale, quarter turn and mirroring, sometimes grey or faint; for both views."""
+    height, width = picture.shape[:2]
+    taken = int(np.clip(side * rng.uniform(0.6, 1.8), 16, min(height, width)))
+    top, left = int(rng.integers(height - taken + 1)), int(rng.integers(width - taken + 1))
+    image = Image.fromarray(picture[top : top + taken, left : left + taken])
+    patch = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32)
+    patch = np.rot90(patch, int(rng.integers(4)))
+    if rng.random() < 0.5:
+        patch = patch[:, ::-1]
+    if rng.random() < 0.3:
+        patch = np.repeat(patch.mean(axis=2, keepdims=True), 3, axis=2)
+    if rng.random() < 0.3:  # low contrast, as on plain industrial surfaces
+        mean = patch.mean(axis=(0, 1))
+        patch = mean + (patch - mean) * rng.uniform(0.15, 0.6)
+    return patch
+
+
+def disturb(patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One view's mild photometric noise on float32 [H,W,3], 0..255: gamma, contrast, brightness, colour, grain, a touch
+    of blur now and then. Structure stays: what a teacher is made blind to cannot be found later."""
+    patch = np.asarray(255 * (np.clip(patch, 0, 255) / 255) ** rng.uniform(0.85, 1.18), np.float32)
+    if rng.random() < 0.15:
+        patch = ndimage.gaussian_filter(patch, (sigma := rng.uniform(0.2, 0.6), sigma, 0))
+    mean = patch.mean()
+    contrast, brightness = rng.uniform(0.85, 1.18), rng.uniform(-14, 14)
+    balance = 1 + rng.normal(0, 0.02, 3)
+    noisy = ((patch - mean) * contrast + mean + brightness) * balance
+    noisy = noisy + rng.normal(0, rng.uniform(0, 5), patch.shape)
+    return np.asarray(np.clip(noisy, 0, 255), np.uint8)
