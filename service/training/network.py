@@ -32,6 +32,13 @@ class Pdn(nn.Module):
         features: Tensor = self.layers(x)
         return features
 
+    def channels(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Output channels start..stop alone, for less work: float [N,stop-start,h,w]."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        return functional.conv2d(self.layers[:-1](x), last.weight[start:stop], last.bias[start:stop])
+
 
 def _small(out_channels: int) -> nn.Sequential:
     return nn.Sequential(

@@ -21,6 +21,7 @@ class Recipe:
     penalty_batch: int
     whole_batch: int
     learning_rate: float
+    penalty_side: int = 256  # px
     hard_share: float = 0.001
     weight_decay: float = 1e-5
     warm_up: int = 0
@@ -38,15 +39,16 @@ def recipe_named(name: str, images: int) -> Recipe:
     if name == "default":
         return Recipe(
             name="default",
-            steps=320,
-            batch=4,
+            steps=640,
+            batch=2,
+            penalty_side=128,
             penalty_batch=1,
             whole_batch=1,
             learning_rate=6e-4,
             warm_up=20,
             tail=0.3,
             linear_tail=True,
-            evaluate_every=64,
+            evaluate_every=128,
             patience=3,
         )
     if name == "paper":  # appendix A.1

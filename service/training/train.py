@@ -93,30 +93,29 @@ class Trainer:
         return float(loss.detach())
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
-        """Hard loss + penalty + autoencoder + student-autoencoder, in one pass of the student over all images."""
-        recipe, detector = self.recipe, self.detector
+        """Hard loss + penalty + autoencoder + student-autoencoder (paper appendix A.1)."""
+        recipe = self.recipe
         windows, raw = self.bank.windows(rng, recipe.batch)
-        images = [windows, self.penalty.draw(rng, recipe.penalty_batch).to(self.device)]
-        if detector.autoencoder is not None:
-            wholes, raw_wholes = self.bank.augmented_wholes(rng, recipe.whole_batch)
-            images.append(wholes)
-        x = normalise(torch.cat(images))
-        with torch.autocast(self.device.type, torch.bfloat16):
-            output = detector.student(x)
-        output = output.float()
-        imitation = output[:, :TEACHER_CHANNELS]
-        hard = hard_loss(self._standard(raw) - imitation[: recipe.batch], recipe.hard_share)
-        penalised = slice(recipe.batch, recipe.batch + recipe.penalty_batch)
-        loss: Tensor = hard + imitation[penalised].square().mean()
-        if detector.autoencoder is None:
+        imitation = self._student(windows, 0, TEACHER_CHANNELS)
+        loss = hard_loss(self._standard(raw) - imitation, recipe.hard_share)
+        general = self.penalty.draw(rng, recipe.penalty_batch, recipe.penalty_side).to(self.device)
+        loss = loss + self._student(general, 0, TEACHER_CHANNELS).square().mean()
+        if self.detector.autoencoder is None:
             return loss
+        wholes, raw_wholes = self.bank.augmented_wholes(rng, recipe.whole_batch)
         with torch.autocast(self.device.type, torch.bfloat16):
-            rebuilt = detector.autoencoder(x[-recipe.whole_batch :])
+            rebuilt = self.detector.autoencoder(normalise(wholes))
         rebuilt = rebuilt.float()
-        copied = output[-recipe.whole_batch :, TEACHER_CHANNELS:]
+        copied = self._student(wholes, TEACHER_CHANNELS, 2 * TEACHER_CHANNELS)
         taught = (self._standard(raw_wholes) - rebuilt).square().mean()
         total: Tensor = loss + taught + (rebuilt.detach() - copied).square().mean()
         return total
+
+    def _student(self, images: Tensor, start: int, stop: int) -> Tensor:
+        """The student's output channels start..stop, float32; the half that a loss does not look at is not computed."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            output = self.detector.student.channels(normalise(images), start, stop)
+        return output.float()
 
     def _standard(self, raw: Tensor) -> Tensor:
         standard: Tensor = (raw - self.detector.mean[:, None, None]) / self.detector.std[:, None, None]

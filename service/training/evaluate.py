@@ -1,0 +1,225 @@
+"""How good is a bundle on a labelled test set? Through the served path, at the bundle's own thresholds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.bundle.store import Bundle
+from service.decision.heatmap import overlay_png
+from service.decision.scale import full_size
+from service.errors import BadRequest
+from service.image.decode import decode
+from service.training.data import IMAGE_SUFFIXES, MAX_PIXELS
+from service.training.metrics import au_pro, auroc, interval
+
+_LONG_SIDE = 512  # px: pixel metrics are read off maps and masks at this size, so that large sets fit in memory
+_WORST = 6
+
+
+@dataclass(frozen=True, slots=True)
+class TestImage:
+    """A labelled picture: `defect` is "good" or the kind of flaw; `mask` is the file of its mask, if there is one."""
+
+    path: Path
+    defect: str
+    mask: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A rate with its 95 % Clopper-Pearson interval."""
+
+    hits: int
+    trials: int
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A judged test picture; `cells` is its map at reduced size, `truth` its mask, None where it has none."""
+
+    image: TestImage
+    score: float
+    cells: NDArray[np.float32]
+    truth: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The figures. AUROC of images and pixels, AU-PRO up to false positive rates 0.3 and 0.05; overkill: good parts
+    rejected; escape: flawed parts passed as ok or review."""
+
+    model: str
+    version: int
+    form: str
+    images: int
+    image_auroc: float
+    pixel_auroc: float | None
+    au_pro: float | None
+    au_pro_005: float | None
+    overkill: Rate
+    escape: Rate
+    review_share: float
+    by_defect: dict[str, dict[str, Any]]
+
+
+def find_test_images(dataset: Path) -> list[TestImage]:
+    """`test/<defect>/*` with `ground_truth/<defect>/<name>_mask.png`. Raises BadRequest for another layout."""
+    root = dataset / "test"
+    if not root.is_dir():
+        raise BadRequest(f"{dataset} has no folder `test`; expected is MVTec AD's layout: test/good, test/<defect>")
+    found = [
+        TestImage(path, path.parent.name, _mask_of(dataset, path))
+        for path in sorted(root.glob("*/*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    kinds = {image.defect for image in found}
+    if "good" not in kinds or len(kinds) < 2:
+        raise BadRequest(f"{root} needs pictures in `good` and in at least one folder of flaws; it has {sorted(kinds)}")
+    return found
+
+
+def _mask_of(dataset: Path, path: Path) -> Path | None:
+    mask = dataset / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+    return mask if mask.is_file() else None
+
+
+def score_all(
+    bundle: Bundle, images: Sequence[TestImage], progress: Callable[[int, int], None] | None = None
+) -> list[Scored]:
+    """Every picture through the bundle."""
+    scored = []
+    for index, image in enumerate(images):
+        rgb = decode(image.path.read_bytes(), MAX_PIXELS)
+        mapped = bundle.anomaly_map(rgb)
+        shrink = min(1.0, _LONG_SIDE / max(rgb.shape[:2]))
+        size = (max(1, round(rgb.shape[1] * shrink)), max(1, round(rgb.shape[0] * shrink)))
+        inside = np.where(np.isfinite(mapped.cells), mapped.cells, mapped.structural.min())
+        cells = Image.fromarray(full_size(inside, mapped.plan)).resize(size, Image.Resampling.BILINEAR)
+        truth = None
+        if image.defect == "good":
+            truth = np.zeros((size[1], size[0]), bool)
+        elif image.mask is not None:
+            truth = np.asarray(Image.open(image.mask).convert("L").resize(size, Image.Resampling.BOX)) > 127
+        scored.append(Scored(image, mapped.score, np.asarray(cells, np.float32), truth))
+        if progress is not None:
+            progress(index + 1, len(images))
+    return scored
+
+
+def evaluate(bundle: Bundle, scored: Sequence[Scored]) -> Evaluation:
+    """The figures of scored test pictures, of which some are good and some flawed."""
+    flawed = np.array([item.image.defect != "good" for item in scored])
+    scores = np.array([item.score for item in scored])
+    limits = bundle.thresholds
+    rejected, reviewed = scores > limits.reject, (scores > limits.review) & (scores <= limits.reject)
+    masked = [item for item in scored if item.truth is not None]
+    pixel = pro = pro_005 = None
+    if any(item.truth is not None and item.truth.any() for item in masked):
+        maps = [item.cells for item in masked]
+        truths = [item.truth for item in masked if item.truth is not None]
+        pixel = auroc(np.concatenate([values.ravel() for values in maps]), np.concatenate([t.ravel() for t in truths]))
+        pro, pro_005 = au_pro(maps, truths, 0.3), au_pro(maps, truths, 0.05)
+    return Evaluation(
+        model=bundle.manifest.name,
+        version=bundle.manifest.version,
+        form=bundle.form_name,
+        images=len(scored),
+        image_auroc=auroc(scores, flawed),
+        pixel_auroc=pixel,
+        au_pro=pro,
+        au_pro_005=pro_005,
+        overkill=_rate(rejected[~flawed]),
+        escape=_rate(~rejected[flawed]),
+        review_share=float(reviewed.mean()),
+        by_defect={
+            defect: _of_defect(defect, scored, scores, flawed, rejected)
+            for defect in sorted({item.image.defect for item in scored} - {"good"})
+        },
+    )
+
+
+def _of_defect(
+    defect: str,
+    scored: Sequence[Scored],
+    scores: NDArray[np.float64],
+    flawed: NDArray[np.bool_],
+    rejected: NDArray[np.bool_],
+) -> dict[str, Any]:
+    mine = np.array([item.image.defect == defect for item in scored])
+    chosen = mine | ~flawed
+    return {
+        "images": int(mine.sum()),
+        "image_auroc": auroc(scores[chosen], flawed[chosen]),
+        "escape": asdict(_rate(~rejected[mine])),
+    }
+
+
+def _rate(hits: NDArray[np.bool_]) -> Rate:
+    low, high = interval(int(hits.sum()), len(hits))
+    return Rate(int(hits.sum()), len(hits), float(hits.mean()) if len(hits) else 0.0, low, high)
+
+
+def worst(scored: Sequence[Scored]) -> list[Scored]:
+    """Good parts with the highest scores, then flawed ones with the lowest."""
+    good = sorted((item for item in scored if item.image.defect == "good"), key=lambda item: -item.score)
+    bad = sorted((item for item in scored if item.image.defect != "good"), key=lambda item: item.score)
+    return [*good[:_WORST], *bad[:_WORST]]
+
+
+def to_json(evaluation: Evaluation) -> str:
+    """The figures as JSON."""
+    return json.dumps(asdict(evaluation), indent=1) + "\n"
+
+
+def to_html(evaluation: Evaluation, bundle: Bundle, mistakes: Sequence[Scored]) -> str:
+    """The figures and the worst pictures as a page that stands alone."""
+    rows = "".join(
+        f"<tr><td>{escape(defect)}</td><td>{row['images']}</td><td>{row['image_auroc']:.4f}</td>"
+        f"<td>{row['escape']['rate']:.1%} ({row['escape']['low']:.1%} to {row['escape']['high']:.1%})</td></tr>"
+        for defect, row in evaluation.by_defect.items()
+    )
+    figures = "".join(_figure(item, bundle) for item in mistakes)
+    shown = {
+        "image AUROC": evaluation.image_auroc,
+        "pixel AUROC": evaluation.pixel_auroc,
+        "AU-PRO (0.3)": evaluation.au_pro,
+        "AU-PRO (0.05)": evaluation.au_pro_005,
+    }
+    listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in shown.items() if value is not None)
+    overkill, missed = evaluation.overkill, evaluation.escape
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(evaluation.model)}</title>"
+        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;color-scheme:light dark}"
+        "td,th{padding:.2rem .8rem;text-align:left}figure{display:inline-block;width:19rem;margin:.3rem}"
+        "img{max-width:100%}</style>"
+        f"<h1>{escape(evaluation.model)} {evaluation.version}, {evaluation.form}, {evaluation.images} pictures</h1>"
+        f"<ul>{listed}<li>overkill {overkill.rate:.1%} ({overkill.low:.1%} to {overkill.high:.1%})</li>"
+        f"<li>escape {missed.rate:.1%} ({missed.low:.1%} to {missed.high:.1%})</li></ul>"
+        f"<table><tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>escape</th></tr>{rows}</table>"
+        f"<h2>Worst: good parts with the highest scores, flawed ones with the lowest</h2>{figures}</html>\n"
+    )
+
+
+def _figure(item: Scored, bundle: Bundle) -> str:
+    rgb = decode(item.image.path.read_bytes(), MAX_PIXELS)
+    drawn = Image.open(io.BytesIO(overlay_png(rgb, bundle.anomaly_map(rgb), bundle.thresholds)))
+    drawn.thumbnail((400, 400))
+    buffer = io.BytesIO()
+    drawn.save(buffer, "JPEG", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    text = f"{item.image.defect}/{item.image.path.name}: {item.score:.3f}"
+    return f'<figure><img alt="" src="data:image/jpeg;base64,{data}"><figcaption>{escape(text)}</figcaption></figure>'
