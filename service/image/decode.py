@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from service.errors import TooLarge, UnreadableImage
+from service.errors import FlawscribeError, TooLarge, UnreadableImage
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 _ORIENTATION = 0x0112
-_TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
-# What Pillow raises on broken files, beyond OSError
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
+_UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED = {5, 6, 7, 8}  # orientations that swap width and height
+_WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
+_WHITE = (255, 255, 255)
+# Pillow warns of damaged metadata, which is no reason to refuse pixels, and Python would remember every such text for
+# ever. Once for the process: warnings.catch_warnings is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,79 +46,116 @@ class PictureHeader:
     format: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    image: ImageFile
+    orientation: int
+    header: PictureHeader
+
+
 def read_header(data: bytes, max_pixels: int) -> PictureHeader:
     """The header of an encoded picture, without decoding pixels. Raises UnreadableImage, or TooLarge over `max_pixels`."""
-    with _opened(data, max_pixels) as image:
-        width, height = image.size
-        if _orientation(image) in _TURNED:
-            width, height = height, width
-        return PictureHeader(width, height, str(image.format))
+    return _open(data, max_pixels).header
 
 
 def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """The first frame as uint8 [H,W,3] RGB, upright. Raises UnreadableImage, or TooLarge over `max_pixels`."""
-    with _opened(data, max_pixels) as image:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image.load()
-                upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-                return _to_rgb(upright)
-        except _BROKEN as error:
-            raise UnreadableImage(f"the {image.format} picture is broken or cut short: {error}") from error
-
-
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
-    if not data:
-        raise UnreadableImage("the picture is empty (zero bytes)")
+    opened = _open(data, max_pixels)
+    header = opened.header
     try:
-        with warnings.catch_warnings():
-            # our own cap below replaces Pillow's warning, and damaged metadata is no reason to refuse pixels
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(f"not a picture of the formats read here ({', '.join(FORMATS)})") from error
+        opened.image.load()
+        upright: Image.Image = opened.image
+        if opened.orientation in _UPRIGHT:
+            upright = upright.transpose(_UPRIGHT[opened.orientation])
+        rgb = _to_rgb(upright, opened.image)
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the picture is far over the limit of {max_pixels} pixels") from error
-    except _BROKEN as error:
+    except FlawscribeError:
+        raise
+    except Exception as error:  # Pillow's readers raise anything on broken files
+        raise UnreadableImage(f"the {header.format} picture is broken or cut short: {error}") from error
+    if rgb.shape != (header.height, header.width, 3):
+        raise UnreadableImage(f"the {header.format} picture's metadata contradict each other about its size")
+    return rgb
+
+
+def _open(data: bytes, max_pixels: int) -> _Opened:
+    if not data:
+        raise UnreadableImage("the picture is empty (zero bytes)")
+    reader = _reader(data)
+    try:
+        image = reader(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"the picture is far over the limit of {max_pixels} pixels") from error
+    except Exception as error:  # Pillow's readers raise anything on broken files
         raise UnreadableImage(f"the picture's header is broken: {error}") from error
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width}x{height} = {width * height} pixels, the limit is {max_pixels}")
     if width < 1 or height < 1:
         raise UnreadableImage(f"the picture has no pixels ({width}x{height})")
-    return image
+    orientation = _orientation(image)
+    if orientation in _TURNED:
+        width, height = height, width
+    return _Opened(image, orientation, PictureHeader(width, height, str(image.format)))
 
 
-def _orientation(image: Image.Image) -> int:
+def _reader(data: bytes) -> type[ImageFile]:
+    """The reader of the format that the first bytes announce.
+
+    Not Image.open: that would look for several pictures in a JPEG, and warn at a pixel count of its own.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if data.startswith(b"BM"):
+        return BmpImageFile
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return TiffImageFile
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WebPImageFile
+    raise UnreadableImage(f"not a picture of the formats read here ({', '.join(FORMATS)})")
+
+
+def _orientation(image: ImageFile) -> int:
+    """The EXIF orientation still to be applied: 1 when there is none in front of the pixels."""
+    if isinstance(image, TiffImageFile):
+        return 1  # Pillow turns a TIFF while loading it, and says the size as displayed
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return int(image.getexif().get(_ORIENTATION, 1))
-    except _BROKEN:
+        # the base class's: PngImageFile.getexif decodes the whole picture to look behind it for metadata
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:
         return 1  # damaged metadata: shown as stored
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """By the picture's mode alone, never by its values: an all-black picture is treated as any other."""
+def _to_rgb(image: Image.Image, source: ImageFile) -> NDArray[np.uint8]:
+    """By what the header says alone, never by the pixels' values: an all-black picture is treated as any other."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
-        grey = np.asarray(image).astype(np.uint32)
-        return _three(((grey + 128) // 257).astype(np.uint8))
-    if image.mode == "I":  # 32-bit integers: what Pillow makes of 16-bit greys in some files
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise UnreadableImage("32-bit integer pictures are not read; store 8 or 16 bits")
-        return _three(((values + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
+        return _deep_grey(image, source)
+    if image.mode == "I":
         raise UnreadableImage(
-            "floating point pictures are not read, since their range is not known; store 8 or 16 bits"
+            "signed or 32-bit integers are not read, since their range is not known; store 8 or 16 bits"
         )
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(ground, rgba).convert("RGB"))
+    if image.mode == "F":
+        raise UnreadableImage("floating point is not read, since its range is not known; store 8 or 16 bits")
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        shown = image.convert("RGBA")
+        ground = Image.new("RGB", shown.size, _WHITE)
+        ground.paste(shown, mask=shown.getchannel("A"))
+        return np.asarray(ground)
     return np.asarray(image.convert("RGB"))
 
 
-def _three(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _deep_grey(image: Image.Image, source: ImageFile) -> NDArray[np.uint8]:
+    """Grey of more than 8 bits, scaled by the depth that the header states: 16 bits are divided by 257."""
+    full = 65535
+    values = np.asarray(image).astype(np.uint32)
+    if isinstance(source, TiffImageFile):
+        full = (1 << int(source.tag_v2.get(BITSPERSAMPLE, (16,))[0])) - 1
+        if source.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+            values = full - values
+    grey = ((values * 255 + full // 2) // full).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
