@@ -160,7 +160,12 @@ def write_bundle(
             network_ms_per_window=5.0,
             machine="test",
         )
-    files = {**networks, "golden/0.png": png(picture), "reference.png": png(grey_picture()), "report.html": b"<html></html>"}
+    files = {
+        **networks,
+        "golden/0.png": png(picture),
+        "reference.png": png(grey_picture()),
+        "report.html": b"<html></html>",
+    }
     if roi is not None:
         files["roi.png"] = png(np.repeat(roi.astype(np.uint8)[:, :, None] * 255, 3, axis=2))
     manifest = Manifest(

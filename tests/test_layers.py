@@ -20,6 +20,7 @@ BELOW: dict[str, set[str]] = {
     "training": GROUND | {"image", "inspector", "samples"} | MIDDLE,
     "commands": GROUND | {"image", "inspector", "samples", "api", "training"} | MIDDLE,
     "cli": GROUND | {"commands"},
+    "__main__": {"cli"},
 }
 FILES = sorted(SERVICE.rglob("*.py"))
 

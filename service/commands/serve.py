@@ -50,16 +50,16 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._state.lifecycle.draining = True
-        self._loop.call_soon_threadsafe(self._start_drain, sig)
+        self._loop.call_soon_threadsafe(self._start_drain)
 
-    def _start_drain(self, sig: int) -> None:
-        self._draining = asyncio.create_task(self._drain(sig))
+    def _start_drain(self) -> None:
+        self._draining = asyncio.create_task(self._drain())
 
-    async def _drain(self, sig: int) -> None:
+    async def _drain(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._state.settings.drain_s
         while self._state.lifecycle.in_flight and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_LOOK_S)
-        super().handle_exit(sig, None)
+        self.should_exit = True  # an asked-for end is exit code 0, so the signal is not raised again
 
 
 def serve(

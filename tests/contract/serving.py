@@ -1,0 +1,93 @@
+"""A real server on a real socket, in a thread of the test process, so that its network can be held up or broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+
+from service.api.app import create_app
+from service.api.state import ServiceState
+from service.settings import Settings
+
+
+@dataclass
+class Service:
+    """A running service: its address, its parts, and a client."""
+
+    url: str
+    state: ServiceState
+    client: httpx.Client
+    server: uvicorn.Server
+
+    @property
+    def session(self) -> Any:
+        """The network session of the default model."""
+        return self.state.store.load(self.state.default_model or "probe").session
+
+
+@contextlib.contextmanager
+def running(models_dir: Path, **settings: Any) -> Iterator[Service]:
+    """Serve `models_dir` until the block ends; ready when it begins."""
+    app = create_app(Settings(models_dir=models_dir, **settings))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False))
+    started = threading.Event()
+    original = server.startup
+
+    async def startup(sockets: Any = None) -> None:
+        await original(sockets)
+        started.set()
+
+    server.startup = startup  # type: ignore[method-assign]
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    assert started.wait(20)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        try:
+            yield Service(f"http://127.0.0.1:{port}", app.state.service, client, server)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def wait_until(condition: Any, seconds: float = 20) -> None:
+    """Poll until `condition()` is true; fails the test when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+class Gate:
+    """Holds a session's runs until it is opened."""
+
+    def __init__(self, session: Any) -> None:
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+        self.batches: list[int] = []
+        self._run = session.run
+        self._session = session
+        session.run = self._held
+
+    def _held(self, windows: np.ndarray, features: bool = False) -> Any:
+        self.batches.append(len(windows))
+        self.entered.release()
+        assert self.opened.wait(30)
+        return self._run(windows, features)
+
+    def restore(self) -> None:
+        """Let the session run freely again."""
+        self.opened.set()
+        self._session.run = self._run

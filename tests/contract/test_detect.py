@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.contract.serving import Service
+from tests.networks import grey_picture, png
+
+FLAW = (slice(100, 140), slice(200, 260))
+
+
+def flawed() -> np.ndarray:
+    picture = grey_picture(300, 500)
+    picture[FLAW] = 30
+    return picture
+
+
+GOOD, BAD = png(grey_picture(300, 500)), png(flawed())
+
+
+def results(response: Any) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.json()["results"]
+    return found
+
+
+def only(response: Any) -> dict[str, Any]:
+    (result,) = results(response)
+    return result
+
+
+def test_a_flawed_picture_is_not_ok_and_the_region_lies_on_the_flaw(service: Service) -> None:
+    result = only(service.client.post("/detect", files={"image": ("part.png", BAD, "image/png")}))
+    assert result["verdict"] == "not_ok"
+    assert result["is_anomalous"] is True
+    assert result["anomaly_score"] > result["threshold"] > result["review_threshold"]
+    assert result["p_value"] == pytest.approx(0.1)
+    assert result["image"] == {"width": 500, "height": 300, "sha256": hashlib.sha256(BAD).hexdigest()}
+    (region,) = result["regions"]
+    x, y, w, h = region["box"]
+    for found, true in ((x, 200), (y, 100), (x + w, 260), (y + h, 140)):
+        assert abs(found - true) <= 4 * 500 / 448 + 1
+    assert abs(region["centroid"][0] - 230) < 5
+    assert set(result["timings_ms"]) == {"decode", "prepare", "queue", "network", "decide"}
+
+
+def test_a_good_picture_is_ok_without_regions(service: Service) -> None:
+    response = service.client.post("/detect", files={"image": ("part.png", GOOD)})
+    result = only(response)
+    assert (result["verdict"], result["is_anomalous"], result["regions"]) == ("ok", False, [])
+    assert response.json()["model"] == {"name": "probe", "version": 1, "precision": "float32", "provider": "cpu"}
+    assert "network;dur=" in response.headers["server-timing"]
+
+
+def same_answer(response: Any, data: bytes = BAD) -> None:
+    result = only(response)
+    assert result["verdict"] == "not_ok"
+    assert result["image"]["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
+def test_raw_bodies(service: Service, format: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(flawed()).save(buffer, format)
+    headers = {"content-type": f"image/{format.lower()}"}
+    same_answer(service.client.post("/detect", content=buffer.getvalue(), headers=headers), buffer.getvalue())
+
+
+def test_json_base64(service: Service) -> None:
+    body = {"images": [{"data": base64.b64encode(BAD).decode()}], "metadata": {"serial": "A1", "cavity": 3}}
+    response = service.client.post("/detect", json=body)
+    same_answer(response)
+    assert only(response)["metadata"] == {"serial": "A1", "cavity": "3"}
+
+
+def test_raw_rgb(service: Service) -> None:
+    data = flawed().tobytes()
+    headers = {"content-type": "application/octet-stream", "x-image-shape": "300,500,3", "x-meta-lot": "L7"}
+    response = service.client.post("/detect", content=data, headers=headers)
+    same_answer(response, data)
+    assert only(response)["metadata"] == {"lot": "L7"}
+
+
+def test_all_forms_give_the_same_score(service: Service) -> None:
+    ways = [
+        {"files": {"image": ("a.png", BAD)}},
+        {"content": BAD, "headers": {"content-type": "image/png"}},
+        {"json": {"images": [{"data": base64.b64encode(BAD).decode()}]}},
+        {
+            "content": flawed().tobytes(),
+            "headers": {"content-type": "application/octet-stream", "x-image-shape": "300,500,3"},
+        },
+    ]
+    scores = {only(service.client.post("/detect", **way))["anomaly_score"] for way in ways}  # type: ignore[arg-type]
+    assert len(scores) == 1
+
+
+def test_several_pictures_are_answered_in_order_and_a_broken_one_in_its_place(service: Service) -> None:
+    files = [("image", ("a.png", BAD)), ("image", ("b.png", b"no picture")), ("image", ("c.png", GOOD))]
+    response = service.client.post("/detect", files=files, data={"serial": "S9"})
+    first, broken, last = results(response)
+    assert (first["verdict"], last["verdict"]) == ("not_ok", "ok")
+    assert broken["error"]["status"] == 400
+    assert broken["error"]["request_id"] == response.json()["request_id"]
+    assert first["metadata"] == {"serial": "S9"}
+
+
+def test_more_pictures_than_the_queue_holds_are_all_answered(service: Service) -> None:
+    response = service.client.post("/detect", files=[("image", (f"{k}.png", BAD)) for k in range(30)])
+    assert [result["verdict"] for result in results(response)] == ["not_ok"] * 30
+
+
+def test_include_gives_the_pictures_asked_for(service: Service) -> None:
+    query = {"include": "regions,map,mask,overlay"}
+    result = only(service.client.post("/detect", params=query, files={"image": ("a.png", BAD)}))
+    mask, overlay, mapped = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(result[name]["data"]))))
+        for name in ("mask", "overlay", "anomaly_map")
+    )
+    assert mask.shape == (300, 500)
+    assert overlay.shape == (300, 500, 3)
+    x, y, w, h = result["regions"][0]["box"]
+    assert mask[y : y + h, x : x + w].any(axis=0).all()
+    assert (mask > 0).sum() == result["regions"][0]["area_px"]
+    scores = result["anomaly_map"]["offset"] + result["anomaly_map"]["scale"] * mapped.astype(float)
+    assert mapped.dtype == np.uint16
+    assert scores.max() == pytest.approx(result["anomaly_score"], rel=0.05)
+    assert scores[FLAW].mean() > 0.6 > 0.2 > scores[:60, :60].mean()
+
+
+def test_nothing_is_drawn_unless_asked_for(service: Service) -> None:
+    result = only(service.client.post("/detect", params={"include": ""}, files={"image": ("a.png", BAD)}))
+    assert [result[name] for name in ("regions", "anomaly_map", "mask", "overlay")] == [None] * 4
+
+
+def test_accept_png_answers_the_overlay_itself(service: Service) -> None:
+    headers = {"accept": "image/png"}
+    response = service.client.post("/detect", files={"image": ("a.png", BAD)}, headers=headers)
+    assert response.headers["content-type"] == "image/png"
+    drawn = np.asarray(Image.open(io.BytesIO(response.content))).astype(int)
+    assert drawn.shape == (300, 500, 3)
+    assert np.abs(drawn[FLAW] - flawed()[FLAW]).mean() > 20
+    assert np.abs(drawn[:50, :50] - 230).max() <= 1
+    two = [("image", ("a.png", BAD))] * 2
+    assert service.client.post("/detect", files=two, headers=headers).status_code == 406
+    text = service.client.post("/detect", files={"image": ("a.png", BAD)}, headers={"accept": "text/plain"})
+    assert text.status_code == 406
+
+
+def test_the_callers_threshold_replaces_the_models(service: Service) -> None:
+    def ask(threshold: float) -> dict[str, Any]:
+        query = {"threshold": threshold}
+        return only(service.client.post("/detect", params=query, files={"image": ("a.png", BAD)}))
+
+    high, low = ask(5), ask(0.01)
+    assert (high["verdict"], high["threshold"], high["threshold_method"]) == ("review", 5, "request")
+    assert (low["verdict"], low["review_threshold"]) == ("not_ok", 0.01)
+
+
+def test_request_id_is_echoed_or_made(service: Service) -> None:
+    sent = service.client.post("/detect", files={"image": ("a.png", GOOD)}, headers={"x-request-id": "mes-42"})
+    assert sent.headers["x-request-id"] == sent.json()["request_id"] == "mes-42"
+    made = service.client.get("/healthz", headers={"x-request-id": "bad\tid!"})
+    assert len(made.headers["x-request-id"]) == 32
+
+
+def problem(response: Any, status: int) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert set(body) == {"type", "title", "status", "detail", "request_id"}
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["x-request-id"]
+    return str(body["detail"])
+
+
+def test_problems(service: Service) -> None:
+    post = service.client.post
+    image = {"image": ("a.png", GOOD)}
+    assert "formats read here" in problem(post("/detect", files={"image": ("a", b"junk")}), 400)
+    assert "empty" in problem(post("/detect", content=b"", headers={"content-type": "image/png"}), 400)
+    assert "image/gif" in problem(post("/detect", content=b"x", headers={"content-type": "image/gif"}), 415)
+    assert "(none)" in problem(post("/detect", content=b"x"), 415)
+    assert "colour" in problem(post("/detect", params={"colour": "red"}, files=image), 422)
+    assert "heat" in problem(post("/detect", params={"include": "heat"}, files=image), 422)
+    assert "finite" in problem(post("/detect", params={"threshold": "nan"}, files=image), 422)
+    assert "X-Deadline-Ms" in problem(post("/detect", files=image, headers={"x-deadline-ms": "soon"}), 422)
+    assert "no model 'x'" in problem(post("/detect", params={"model": "x"}, files=image), 404)
+    assert "no version 9" in problem(post("/detect", params={"version": 9}, files=image), 404)
+    assert "no picture" in problem(post("/detect", files={"other": (None, "text")}), 400)
+    assert "not JSON" in problem(post("/detect", content=b"{", headers={"content-type": "application/json"}), 400)
+    assert "base64" in problem(post("/detect", json={"images": [{"data": "%%%"}]}), 400)
+    assert "unknown JSON fields" in problem(post("/detect", json={"images": [], "imgs": []}), 400)
+    problem(service.client.get("/detect"), 405)
+    problem(service.client.get("/nowhere"), 404)
+    problem(service.client.get("/models/..%2f..%2fetc"), 404)
+
+
+@pytest.mark.parametrize("shape", [None, "300,500", "300,500,4", "0,0,3", "-1,5,3", "301,500,3", "9999999,1,3"])
+def test_a_wrong_raw_shape_is_said(service: Service, shape: str | None) -> None:
+    headers = {"content-type": "application/octet-stream"} | ({"x-image-shape": shape} if shape else {})
+    assert service.client.post("/detect", content=flawed().tobytes(), headers=headers).status_code in (400, 413)
+
+
+def test_models_are_listed_and_described(service: Service) -> None:
+    (model,) = service.client.get("/models").json()["models"]
+    assert model == {"name": "probe", "default": True, "active_version": 1, "versions": [1]}
+    detail = service.client.get("/models/probe").json()
+    assert detail["versions"][0]["thresholds"]["float32"]["reject"] == 0.5
+
+
+def test_metrics_count_what_was_asked(service: Service) -> None:
+    def value(line: str) -> float:
+        found = [row for row in service.client.get("/metrics").text.splitlines() if row.startswith(line)]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    lines = (
+        'flawscribe_images_total{model="probe",verdict="not_ok"}',
+        'flawscribe_requests_total{code="200",endpoint="/detect"}',
+        'flawscribe_stage_seconds_count{stage="network"}',
+        'flawscribe_image_seconds_count{model="probe"}',
+        'flawscribe_network_seconds_per_window_count{model="probe"}',
+        'flawscribe_anomaly_score_count{model="probe"}',
+    )
+    before = [value(line) for line in lines]
+    only(service.client.post("/detect", files={"image": ("a.png", BAD)}))
+    after = [value(line) for line in lines]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [
+        1,
+        1,
+        1,
+        1,
+        2,
+        1,
+    ]  # 5 windows: batches of 4 and 1
+    assert value("flawscribe_budget_seconds") == pytest.approx(0.00625)
+    assert value("flawscribe_queue_images") == 0
+    assert 'flawscribe_model_info{model="probe",precision="float32",provider="cpu",version="1"}' in (
+        service.client.get("/metrics").text
+    )
+
+
+def test_docs_reference_nothing_outside(service: Service) -> None:
+    page = service.client.get("/docs").text
+    assert "/detect" in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "/detect" in json.loads(service.client.get("/openapi.json").text)["paths"]

@@ -1,0 +1,225 @@
+"""Overload, deadlines, departures, poison, a dying inference thread, draining: each over a real socket."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.contract.serving import Gate, Service, running, wait_until
+from tests.networks import POISON, grey_picture, png, write_bundle
+
+GOOD = png(grey_picture())
+FILES = {"image": ("a.png", GOOD)}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Service]:
+    """A service whose queue holds three windows; its pictures have one window each."""
+    write_bundle(tmp_path, "probe", 1)
+    with running(tmp_path, queue_windows=3) as service:
+        yield service
+
+
+@pytest.fixture
+def pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        yield threads
+
+
+def ask(service: Service, **options: Any) -> httpx.Response:
+    return httpx.post(f"{service.url}/detect", timeout=30, **({"files": FILES} | options))
+
+
+def test_overload_is_turned_away_with_retry_after(small: Service, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    gate = Gate(small.session)
+    admitted = [pool.submit(ask, small) for _ in range(3)]
+    wait_until(lambda: small.state.inspector.batcher.reserved_windows == 3)
+    refused = ask(small)
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "3 windows" in refused.json()["detail"]
+    gate.restore()
+    assert [answer.result().status_code for answer in admitted] == [200] * 3
+    assert ask(small).status_code == 200
+    assert small.state.inspector.batcher.reserved_windows == 0
+
+
+def test_a_picture_that_can_never_fit_is_too_large(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1, working_size=896)
+    with running(tmp_path, queue_windows=3) as service:
+        answer = ask(service)
+        assert answer.status_code == 413
+        assert "16 windows" in answer.json()["detail"]
+
+
+def test_the_expired_are_told_and_never_run(small: Service, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    gate = Gate(small.session)
+    first = pool.submit(ask, small)
+    assert gate.entered.acquire(timeout=20)
+    late = ask(small, headers={"x-deadline-ms": "60"})
+    assert late.status_code == 504
+    gate.restore()
+    assert first.result().status_code == 200
+    assert ask(small).status_code == 200
+    assert sum(gate.batches) == 1  # the expired picture never reached the network behind the gate
+
+
+def test_a_departed_client_leaves_the_queue(small: Service, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    gate = Gate(small.session)
+    first = pool.submit(ask, small)
+    assert gate.entered.acquire(timeout=20)
+    host, port = small.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + GOOD)
+        wait_until(lambda: small.state.inspector.batcher.reserved_windows == 2)
+    wait_until(lambda: small.state.inspector.batcher.reserved_windows == 1)
+    gate.restore()
+    assert first.result().status_code == 200
+    assert ask(small).status_code == 200
+    assert sum(gate.batches) == 1
+
+
+def test_a_poisoned_picture_fails_alone(small: Service, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    poisoned = grey_picture()
+    poisoned[0, 0] = POISON
+    gate = Gate(small.session)
+    first = pool.submit(ask, small)
+    assert gate.entered.acquire(timeout=20)
+    guilty = pool.submit(ask, small, files={"image": ("p.png", png(poisoned))})
+    innocent = pool.submit(ask, small)
+    wait_until(lambda: len(small.state.inspector.batcher._jobs) == 2)
+    gate.opened.set()  # both go into one batch
+    assert guilty.result().status_code == 503
+    assert guilty.result().json()["type"] == "/problems/network-failure"
+    assert (first.result().status_code, innocent.result().status_code) == (200, 200)
+    assert 2 in gate.batches
+    gate.restore()
+
+
+def test_the_death_of_the_inference_thread_strands_nobody(small: Service) -> None:
+    original = small.session.run
+
+    def die(windows: np.ndarray, features: bool = False) -> Any:
+        small.session.run = original
+        raise SystemExit("the thread is gone")
+
+    small.session.run = die
+    dead = small.state.inspector.batcher._thread
+    answer = ask(small)
+    assert answer.status_code == 503
+    wait_until(lambda: not dead.is_alive())
+    wait_until(lambda: small.client.get("/readyz").status_code == 200)
+    assert ask(small).status_code == 200
+
+
+def test_large_bodies_are_refused_announced_or_not(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    with running(tmp_path, max_body_mb=0.1, max_megapixels=0.01) as service:
+        headers = {"content-type": "image/png"}
+        assert ask(service, files=None, content=bytes(200_000), headers=headers).status_code == 413
+        chunks = (bytes(10_000) for _ in range(40))
+        assert ask(service, files=None, content=chunks, headers=headers).status_code == 413
+        assert ask(service, files=None, content=GOOD, headers=headers).status_code == 413  # 50,176 pixels
+        raw = {"content-type": "application/octet-stream", "x-image-shape": "150,150,3"}
+        assert ask(service, files=None, content=bytes(67_500), headers=raw).status_code == 413
+
+
+def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    with running(tmp_path, body_timeout_s=0.2) as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            head = f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: 999\r\n\r\n"
+            connection.sendall(head.encode() + b"only this")
+            assert b"400" in connection.recv(4096).splitlines()[0]
+
+
+def child(models_dir: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", "0"],
+        env={**os.environ, "FLAWSCRIBE_MODELS_DIR": str(models_dir), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_sigterm_drains(tmp_path: Path, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    """A request whose body is still arriving is finished; readiness falls at once; the process ends with 0."""
+    write_bundle(tmp_path, "probe", 1)
+    with child(tmp_path) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "ready on" in line
+        url = line.split()[3]
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection, httpx.Client() as client:
+            head = f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+            connection.sendall(head.encode() + GOOD[:50])
+            wait_until(lambda: client.get(f"{url}/healthz").status_code == 200)
+            wait_until(lambda: "flawscribe" in client.get(f"{url}/metrics").text)
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: client.get(f"{url}/readyz").status_code == 503)
+            refused = client.post(f"{url}/detect", files=FILES)
+            assert refused.status_code == 503
+            assert "retry-after" in refused.headers
+            connection.sendall(GOOD[50:])
+            assert b"200" in connection.recv(4096).splitlines()[0]
+        assert process.wait(20) == 0
+
+
+def test_an_unknown_setting_is_an_error(tmp_path: Path) -> None:
+    with child(tmp_path, FLAWSCRIBE_MODEL_DIR="x") as process:
+        assert process.wait(20) == 2
+
+
+def test_readiness_tells_why_not(tmp_path: Path) -> None:
+    with child(tmp_path) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "not ready: no model" in line
+        url = next(word for word in line.split() if word.startswith("http://"))
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        answer = httpx.get(f"{url}/readyz")
+        assert answer.status_code == 503
+        assert "flawscribe train" in answer.json()["detail"]
+        assert httpx.post(f"{url}/detect", files=FILES).status_code == 503
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_many_clients_at_once_are_each_answered_with_their_own_picture(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    wrong: list[tuple[int, float]] = []
+
+    def client(number: int) -> None:
+        level = 20 * number
+        with httpx.Client(base_url=service.url, timeout=30) as session:
+            for _ in range(12):
+                answer = session.post("/detect", files={"image": ("a.png", png(grey_picture(level=level)))})
+                score = answer.json()["results"][0]["anomaly_score"]
+                if abs(score - (1 - level / 255)) > 1e-4:
+                    wrong.append((level, score))
+
+    with running(tmp_path) as service:
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
