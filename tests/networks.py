@@ -22,10 +22,10 @@ from service.bundle.manifest import (
     ThresholdRule,
 )
 from service.bundle.verify import digest, manifest_text
+from service.decision.scale import picture_map
 from service.engine.session import open_session
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.image.quality import QualityGate
-from service.decision.scale import picture_map
 
 POISON = (1, 2, 3)  # a window whose pixel (16,16) has this colour makes the network fail
 FIRST, REACH = 14, 5  # cell i is the mean darkness of window pixels 4i+14 .. 4i+18, centred on 4i+16
