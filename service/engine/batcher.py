@@ -130,10 +130,13 @@ class Batcher:
                 self._pictures -= 1
 
     async def submit(self, runner: Runner, windows: NDArray[np.uint8], deadline: float) -> Answer:
-        """Maps of one picture's windows uint8 [n,256,256,3]. `deadline`: time.monotonic() after which it is not run.
+        """Maps of one picture's windows uint8 [n,256,256,3], n >= 1. `deadline`: time.monotonic() after which it is not run.
 
-        Raises DeadlineExceeded, NetworkFailure. Cancelling the caller takes the picture out of the queue.
+        Raises DeadlineExceeded, NetworkFailure, NotReady when closing, ValueError without a window. Cancelling the caller
+        takes the picture out of the queue.
         """
+        if not len(windows):
+            raise ValueError("a picture has at least one window")
         job = _Job(runner, windows, deadline, Future(), time.monotonic())
         with self._ready:
             if self._closing:
@@ -167,14 +170,13 @@ class Batcher:
                     self._run(batch)
                 batch = []
         except BaseException:
-            log.exception("the inference thread died; a new one takes over")
-        finally:
+            log.exception("the inference thread died")
+            with self._ready:
+                orphans = {id(job): job for job in [*(part.job for part in batch), *self._jobs]}
+                self._jobs.clear()
+            for job in orphans.values():
+                _fail(job, NetworkFailure("the inference thread died", retry_after=1))
             if not self._closing:
-                with self._ready:
-                    orphans = {id(job): job for job in [*(part.job for part in batch), *self._jobs]}
-                    self._jobs.clear()
-                for job in orphans.values():
-                    _fail(job, NetworkFailure("the inference thread died", retry_after=1))
                 self._thread = self._start_thread()
 
     def _wait(self) -> bool:
@@ -207,15 +209,18 @@ class Batcher:
                     rest.append(job)
             self._jobs = rest
         for job in expired:
-            _fail(job, DeadlineExceeded("the deadline passed before the picture could be judged"))
+            _fail(job, _expired())
         return batch
 
     def _run(self, batch: list[_Slice]) -> None:
         """Run a batch; when it fails, run it picture by picture, so that only the guilty one fails."""
         runner = batch[0].job.runner
         started = time.monotonic()
+        windows = sum(part.stop - part.start for part in batch)
         try:
             maps = runner.run(np.concatenate([part.windows for part in batch]) if len(batch) > 1 else batch[0].windows)
+            if len(maps.structural) != windows:
+                raise ValueError(f"the network answered {len(maps.structural)} of {windows} windows")
         except Exception as error:
             if len(batch) == 1:
                 log.exception("the network failed on a picture")
@@ -224,10 +229,10 @@ class Batcher:
                 return
             log.warning("a batch of %d pictures failed (%s); running them one by one", len(batch), error)
             for part in batch:
-                self._run([part])
+                if self._is_wanted(part.job):
+                    self._run([part])
             return
         seconds = time.monotonic() - started
-        windows = sum(part.stop - part.start for part in batch)
         self._seconds_per_window += 0.2 * (seconds / windows - self._seconds_per_window)
         if self._observe is not None:
             self._observe(runner, len(batch), windows, seconds)
@@ -236,6 +241,13 @@ class Batcher:
             count = part.stop - part.start
             self._deliver(part.job, _cut(maps, offset, offset + count), seconds)
             offset += count
+
+    def _is_wanted(self, job: _Job) -> bool:
+        """Whether somebody still waits for the picture; an expired one is told and leaves the queue."""
+        if time.monotonic() > job.deadline:
+            self._forget(job)
+            _fail(job, _expired())
+        return not job.future.done()
 
     def _forget(self, job: _Job) -> None:
         with self._ready:
@@ -254,6 +266,10 @@ class Batcher:
 def _fail(job: _Job, error: FlawscribeError) -> None:
     with contextlib.suppress(InvalidStateError):
         job.future.set_exception(error)
+
+
+def _expired() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the picture could be judged")
 
 
 def _as_failure(error: Exception) -> FlawscribeError:

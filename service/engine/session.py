@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.errors import NotReady
+from service.errors import BundleRefused, NotReady
 from service.image.prepare import WINDOW
 from service.types import WindowMaps
 
@@ -34,7 +34,10 @@ class Session:
         self._maps = ["structural_map", "logical_map"] if self.has_logical else ["structural_map"]
 
     def run(self, windows: NDArray[np.uint8], features: bool = False) -> WindowMaps:
-        """Maps of `windows` uint8 [n,256,256,3], n >= 1, in as many runs as the ladder needs; `features` when asked for."""
+        """Maps of `windows` uint8 [n,256,256,3], n >= 1, in as many runs as the ladder needs; `features` when asked for.
+
+        A failing run raises ONNX Runtime's own exceptions.
+        """
         wanted = [*self._maps, "features"] if features else self._maps
         top = self.ladder[-1]
         pieces = [self._rung(windows[start : start + top], wanted) for start in range(0, len(windows), top)]
@@ -70,7 +73,8 @@ def open_session(
     """Load a verified network from its bytes.
 
     `auto` takes CUDA where it works, else the CPU. `threads`: of one run on the CPU, 0 for the cgroup's share. Raises
-    NotReady when the asked provider is not there, or ONNX Runtime fell back silently.
+    NotReady when the asked provider is not there, or ONNX Runtime fell back silently; BundleRefused when it cannot
+    load the network.
     """
     available = onnxruntime.get_available_providers()
     if provider != "cpu" and _PROVIDERS["cuda"] in available and _cuda_libraries():
@@ -98,7 +102,7 @@ def _cuda_libraries() -> bool:
 
 def _create(model: bytes, provider: str, threads: int) -> Any | None:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and told of where they are caught
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     # spinning burns whole cores between runs and bought nothing
@@ -108,7 +112,10 @@ def _create(model: bytes, provider: str, threads: int) -> Any | None:
         settings = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
     else:
         options.enable_cpu_mem_arena = False  # the arena doubles resident memory and saves no time here
-    session = onnxruntime.InferenceSession(model, options, providers=[(_PROVIDERS[provider], settings)])
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[(_PROVIDERS[provider], settings)])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+        raise BundleRefused(f"ONNX Runtime cannot load the network: {error}") from error
     return session if session.get_providers()[0] == _PROVIDERS[provider] else None
 
 
