@@ -1,4 +1,4 @@
-"""What samples are painted with: soft shapes, blending, light and the camera."""
+"""What samples are painted with: smooth-edged shapes, and ways to lay them over a scene."""
 
 from __future__ import annotations
 
@@ -9,48 +9,45 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from service.samples.textures import fractal_noise
-
 Opacity = NDArray[np.float32]  # [H,W], 0..1
 Paint = NDArray[np.float32]  # [H,W,3], 0..1
 Colour = tuple[float, float, float]
 Point = tuple[float, float]  # x, y in px
+Shape = tuple[int, int]  # height, width
 
 _SUPERSAMPLING = 3
+_VISIBLE = 0.025  # of full scale: about six grey levels, three times the sensor's noise
 
 
-def stroke(shape: tuple[int, int], points: Sequence[Point], width: float) -> Opacity:
-    """A smooth-edged line of `width` px through `points`, with round ends."""
-    return strokes(shape, [points], width)
-
-
-def strokes(shape: tuple[int, int], paths: Sequence[Sequence[Point]], width: float) -> Opacity:
-    """Several lines of one width."""
+def stroke(shape: Shape, points: Sequence[Point], width: float, taper: float = 0.0) -> Opacity:
+    """A smooth-edged line through `points`, `width` px wide in the middle, narrower by the share `taper` at its ends."""
     canvas = Image.new("L", (shape[1] * _SUPERSAMPLING, shape[0] * _SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)
-    thick = max(1, round(width * _SUPERSAMPLING))
-    for points in paths:
-        scaled = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points]
-        draw.line(scaled, fill=255, width=thick, joint="curve")
-        for x, y in (scaled[0], scaled[-1]):
+    scaled = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points]
+    count = len(scaled) - 1
+    for index in range(count):
+        share = abs(2 * (index + 0.5) / count - 1) ** 2
+        thick = max(1, round(width * (1 - taper * share) * _SUPERSAMPLING))
+        draw.line(scaled[index : index + 2], fill=255, width=thick)
+        for x, y in scaled[index : index + 2]:
             draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=255)
     return _reduced(canvas, shape)
 
 
-def polygon(shape: tuple[int, int], points: Sequence[Point]) -> Opacity:
+def polygon(shape: Shape, points: Sequence[Point]) -> Opacity:
     """A filled polygon with smooth edges."""
     canvas = Image.new("L", (shape[1] * _SUPERSAMPLING, shape[0] * _SUPERSAMPLING))
     ImageDraw.Draw(canvas).polygon([(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points], fill=255)
     return _reduced(canvas, shape)
 
 
-def _reduced(canvas: Image.Image, shape: tuple[int, int]) -> Opacity:
+def _reduced(canvas: Image.Image, shape: Shape) -> Opacity:
     small = np.asarray(canvas.resize((shape[1], shape[0]), Image.Resampling.BOX))
     return small.astype(np.float32) / np.float32(255)
 
 
 def blob(
-    shape: tuple[int, int],
+    shape: Shape,
     centre: Point,
     radii: Point,
     rng: np.random.Generator,
@@ -58,8 +55,10 @@ def blob(
     soft: float = 0.1,
 ) -> Opacity:
     """A roundish spot with an irregular rim: `ragged` is its unevenness, `soft` the width of its edge, over the radius."""
-    height, width = shape
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    reach = int((2.2 + soft) * max(radii)) + 3
+    top, left = max(0, int(centre[1]) - reach), max(0, int(centre[0]) - reach)
+    bottom, right = min(shape[0], int(centre[1]) + reach), min(shape[1], int(centre[0]) + reach)
+    y, x = np.mgrid[top:bottom, left:right].astype(np.float32)
     turn = rng.uniform(0, np.pi)
     dx, dy = x - centre[0], y - centre[1]
     u = (dx * np.cos(turn) + dy * np.sin(turn)) / radii[0]
@@ -68,7 +67,9 @@ def blob(
     rim = 1 + ragged * sum(
         rng.normal() / order * np.sin(order * angle + rng.uniform(0, 2 * np.pi)) for order in range(2, 7)
     )
-    return np.asarray(np.clip((rim - np.hypot(u, v)) / soft + 0.5, 0, 1), np.float32)
+    spot = np.zeros(shape, np.float32)
+    spot[top:bottom, left:right] = np.clip((rim - np.hypot(u, v)) / soft + 0.5, 0, 1)
+    return spot
 
 
 def wander(start: Point, length: float, bend: float, rng: np.random.Generator, steps: int = 40) -> list[Point]:
@@ -88,8 +89,7 @@ def over(ground: Paint, colour: Colour | Paint, opacity: Opacity) -> Paint:
 
 def stain(ground: Paint, colour: Colour, opacity: Opacity) -> Paint:
     """Ink or dye: it multiplies what lies below, so that the surface's texture stays."""
-    tinted = ground * np.asarray(colour, np.float32)
-    return over(ground, tinted, opacity)
+    return over(ground, np.asarray(ground * np.asarray(colour, np.float32), np.float32), opacity)
 
 
 def shadow(ground: Paint, caster: Opacity, offset: Point, soft: float, depth: float) -> Paint:
@@ -98,28 +98,17 @@ def shadow(ground: Paint, caster: Opacity, offset: Point, soft: float, depth: fl
     return np.asarray(ground * (1 - depth * moved[..., None]), np.float32)
 
 
-def uneven_light(shape: tuple[int, int], rng: np.random.Generator, strength: float) -> Opacity:
-    """A lighting field around 1: a slope, a soft spot and a vignette."""
-    height, width = shape
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    slope = rng.normal(0, 0.5, 2) * strength
-    cy, cx = rng.uniform(-0.6, 0.6, 2)
-    spot = strength * rng.uniform(0.3, 1) * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 0.8)
-    vignette = 1 - 0.4 * strength * (x**2 + y**2) / 2
-    level = 1 + rng.normal(0, 0.25 * strength)
-    return np.asarray((level + slope[0] * x + slope[1] * y + spot) * vignette, np.float32)
-
-
-def cloud(shape: tuple[int, int], rng: np.random.Generator, scale: int, slope: float = 2.0) -> Opacity:
-    """Smooth noise 0..1, made at 1/scale of the size."""
-    height, width = max(8, shape[0] // scale), max(8, shape[1] // scale)
-    small = Image.fromarray(fractal_noise(rng, height, width, slope))
-    return np.asarray(small.resize((shape[1], shape[0]), Image.Resampling.BICUBIC), np.float32)
-
-
-def photograph(scene: Paint, rng: np.random.Generator, blur: float, noise: float) -> NDArray[np.uint8]:
-    """What the camera makes of a scene: slight blur, shot and read noise, 8 bits. uint8 [H,W,3]."""
-    seen = ndimage.gaussian_filter(scene, (blur, blur, 0))
-    grain = rng.normal(0, 1, scene.shape).astype(np.float32)
-    noisy = seen + grain * noise * np.sqrt(np.clip(seen, 0.02, 1.2))
-    return np.asarray(np.rint(np.clip(noisy, 0, 1) * 255), np.uint8)
+def visible_change(before: Paint, after: Paint) -> NDArray[np.bool_]:
+    """Where two noiseless pictures of one part differ so that a person sees it, small gaps closed. bool [H,W]."""
+    difference = np.abs(after - before).max(axis=2)
+    mask = np.zeros(difference.shape, np.bool_)
+    rows, columns = (np.flatnonzero((difference > _VISIBLE).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return mask
+    margin = 8
+    top, left = max(0, rows[0] - margin), max(0, columns[0] - margin)
+    near = np.s_[top : rows[-1] + margin, left : columns[-1] + margin]
+    seen = np.pad(ndimage.gaussian_filter(difference[near], 0.8) > _VISIBLE, margin)
+    closed = ndimage.binary_fill_holes(ndimage.binary_closing(seen, iterations=2))
+    mask[near] = closed[margin:-margin, margin:-margin]
+    return mask
