@@ -18,7 +18,7 @@ FORM_FILES: dict[FormName, str] = {"float32": "model.onnx", "fp16": "model.fp16.
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Network(_Part):

@@ -1,18 +1,26 @@
-"""`python -m service.bundle.probe FOLDER`: load a bundle on the CPU and leave; the exit code and last line tell."""
+"""`python -m service.bundle.probe FOLDER PRECISION`: load a bundle on the CPU and leave; exit code and last line tell."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
-from service.bundle.store import EngineOptions, load_bundle
+from service.bundle.load import EngineOptions, Precision, load_bundle
+from service.bundle.verify import verify
+from service.engine.session import open_session
 from service.errors import FlawscribeError
 
 
 def main() -> int:
-    """0 when the bundle loads and meets its golden pictures."""
+    """0 when every form of the bundle loads, and one meets its golden pictures."""
+    folder = Path(sys.argv[1])
+    precision: Precision = next(known for known in get_args(Precision) if known == sys.argv[2])
     try:
-        load_bundle(Path(sys.argv[1]), EngineOptions(provider="cpu"))
+        verified = verify(folder)
+        for name, form in verified.manifest.forms.items():
+            open_session(verified.files[form.file], form=name, provider="cpu")
+        load_bundle(folder, EngineOptions(precision, "cpu"))
     except FlawscribeError as error:
         print(error.detail, file=sys.stderr)
         return 1

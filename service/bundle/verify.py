@@ -14,11 +14,13 @@ from onnx import TensorProto
 from pydantic import ValidationError
 
 from service.bundle.manifest import Manifest
-from service.errors import BundleRefused
+from service.errors import BundleRefused, FlawscribeError
+from service.image.decode import decode
 
-_DOMAINS = {"", "ai.onnx", "com.microsoft"}  # the last: contrib operators that ONNX Runtime itself brings
+_DOMAINS = {"", "ai.onnx"}  # the standard's own operators; the int8 form needs no others
 _OPSETS = range(13, 27)
 _LARGEST_FILE = 512 * 1024 * 1024  # bytes
+MAX_PIXELS = 64_000_000  # of a golden picture or a region of interest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,7 @@ def verify(folder: Path) -> VerifiedFolder:
     for form in manifest.forms.values():
         if form.file in files:
             faults += [f"{form.file}: {fault}" for fault in network_faults(files[form.file], manifest)]
-    faults += [
-        f"golden picture {golden.file} is not listed" for golden in manifest.golden if golden.file not in manifest.files
-    ]
-    if manifest.roi and "roi.png" not in manifest.files:
-        faults.append("roi.png is promised and not listed")
+    faults += _picture_faults(manifest, files)
     if faults:
         raise BundleRefused(f"{folder}: " + "; ".join(faults))
     return VerifiedFolder(folder, manifest, files)
@@ -59,11 +57,22 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleRefused(f"{folder}: manifest.json: {wrong}") from error
 
 
+def _picture_faults(manifest: Manifest, files: dict[str, bytes]) -> Iterator[str]:
+    for name in [golden.file for golden in manifest.golden] + (["roi.png"] if manifest.roi else []):
+        if name not in manifest.files:
+            yield f"{name} is promised and not listed in files"
+        elif name in files:
+            try:
+                decode(files[name], MAX_PIXELS)
+            except FlawscribeError as error:
+                yield f"{name}: {error.detail}"
+
+
 def _file_faults(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> Iterator[str]:
     for name, sha256 in manifest.files.items():
         path = folder / name
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if not inside or path.is_symlink() or not path.is_file():
+        if not inside or not path.is_file() or path.resolve() != folder.resolve() / name:
             yield f"{name} is missing or not a plain file of the folder"
         elif path.stat().st_size > _LARGEST_FILE:
             yield f"{name} is larger than {_LARGEST_FILE} bytes"
@@ -71,9 +80,12 @@ def _file_faults(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> I
             files[name] = path.read_bytes()
             if hashlib.sha256(files[name]).hexdigest() != sha256:
                 yield f"{name} is not the file that was written (sha256 differs)"
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    for name in sorted(there - set(manifest.files) - {"manifest.json"}):
-        yield f"{name} is not in the manifest"
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            yield f"{name} is a link"
+        elif not path.is_dir() and name not in manifest.files and name != "manifest.json":
+            yield f"{name} is not in the manifest"
 
 
 def network_faults(data: bytes, manifest: Manifest) -> Iterator[str]:
@@ -83,11 +95,12 @@ def network_faults(data: bytes, manifest: Manifest) -> Iterator[str]:
     except Exception as error:  # protobuf raises its own kinds
         yield f"not an ONNX file ({error})"
         return
-    if any(_is_external(tensor) for tensor in _tensors(model.graph)):
+    if any(_is_external(tensor) for tensor in _tensors(model)):
         yield "has tensors outside the file"
-    domains = {opset.domain for opset in model.opset_import} | {node.domain for node in _nodes(model.graph)}
-    if unknown := domains - _DOMAINS:
-        yield f"has unknown operator domains {', '.join(sorted(unknown))}"
+    if unknown := {node.domain for node in _nodes(model)} - _DOMAINS:
+        yield f"has operators of other domains than ONNX's own: {', '.join(sorted(unknown))}"
+    if model.functions or model.training_info:
+        yield "has functions or training graphs of its own"
     versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     if not versions or versions[0] not in _OPSETS:
         yield f"has opset {versions}, supported are {_OPSETS.start} to {_OPSETS.stop - 1}"
@@ -111,23 +124,34 @@ def _described(values: Any) -> dict[str, tuple[int, list[int | None]]]:
     }
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _nodes(inner)
+def _graphs(model: Any) -> Iterator[Any]:
+    """The model's graph and those inside its nodes (branches and loops)."""
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+def _nodes(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model):
+        yield from graph.node
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    for graph in _graphs(model):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in _nodes(model):
         for attribute in node.attribute:
             yield from ([attribute.t] if attribute.HasField("t") else []) + list(attribute.tensors)
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _tensors(inner)
+            for sparse in ([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []) + list(
+                attribute.sparse_tensors
+            ):
+                yield from (sparse.values, sparse.indices)
 
 
 def _is_external(tensor: Any) -> bool:

@@ -1,0 +1,137 @@
+"""A verified folder -> a Bundle: the best numerical form that shows itself on its golden pictures."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import Form, FormName, Manifest
+from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
+from service.decision.scale import picture_map
+from service.engine.session import Provider, Session, open_session
+from service.errors import BundleRefused
+from service.image.decode import decode
+from service.image.prepare import plan_tiles, prepare
+from service.types import AnomalyMap, ModelIdentity, Thresholds, TilePlan
+
+log = logging.getLogger("flawscribe.bundle")
+Precision = Literal["auto", "float32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How networks are run: form wanted, provider wanted, CPU threads (0: as many as allowed)."""
+
+    precision: Precision = "auto"
+    provider: Provider = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A loaded model: what it promises, and the session of the form in use. `roi`: bool [H,W], or None."""
+
+    folder: Path
+    manifest: Manifest
+    session: Session
+    form_name: FormName
+    roi: NDArray[np.bool_] | None
+
+    @property
+    def form(self) -> Form:
+        """Thresholds and calibration of the form in use."""
+        return self.manifest.forms[self.form_name]
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version, precision and provider, as an answer states them."""
+        return ModelIdentity(self.manifest.name, self.manifest.version, self.form_name, self.session.provider)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The form's own thresholds."""
+        return Thresholds(self.form.review_threshold, self.form.reject_threshold)
+
+    def plan(self, width: int, height: int) -> TilePlan:
+        """How a picture of `width` x `height` px is cut for this model."""
+        return plan_tiles(width, height, self.manifest.prepare, global_map=self.manifest.network.global_map)
+
+    def anomaly_map(self, rgb: NDArray[np.uint8]) -> AnomalyMap:
+        """The anomaly map of a picture uint8 [H,W,3], synchronously: prepare, network, decision's one map."""
+        plan = self.plan(rgb.shape[1], rgb.shape[0])
+        return picture_map(self.session.run(prepare(rgb, plan)), plan, self.manifest.min_flaw_px, self.roi)
+
+
+def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundle:
+    """Verify and load the bundle in `folder`, in the best form that passes its golden pictures.
+
+    Raises BundleRefused when it is not what it promises or no form passes, NotReady when the provider is not there.
+    """
+    verified = verify(folder)
+    manifest = verified.manifest
+    roi = decode(verified.files["roi.png"], MAX_PIXELS)[..., 0] > 127 if manifest.roi else None
+    failures = []
+    for name in _forms_to_try(manifest, options):
+        try:
+            bundle = _open(verified, name, options, roi)
+        except BundleRefused as error:
+            failures.append(f"form {name}: {error.detail}")
+            continue
+        if bundle.session.provider == "cpu" and name == "fp16" and options.precision == "auto":
+            continue  # half precision is slower than float32 on a CPU
+        failure = golden_failure(bundle, verified.files)
+        if failure is None:
+            for text in failures:
+                log.warning("%s %s: %s; %s is used instead", manifest.name, manifest.version, text, name)
+            return bundle
+        failures.append(f"form {name}: {failure}")
+    raise BundleRefused(f"{folder}: " + ("; ".join(failures) or f"has no form {options.precision}"))
+
+
+def _forms_to_try(manifest: Manifest, options: EngineOptions) -> list[FormName]:
+    """In order of preference; whatever was asked for, float32 is what a form that fails falls back to."""
+    if options.precision != "auto":
+        if options.precision not in manifest.forms:
+            return []
+        wanted: list[FormName] = [options.precision, "float32"]
+    elif options.provider == "cpu" or open_provider() == "cpu":
+        wanted = ["int8", "float32"]
+    else:
+        wanted = ["fp16", "float32"]
+    return list(dict.fromkeys(name for name in wanted if name in manifest.forms))
+
+
+def open_provider() -> str:
+    """`cuda` where an NVIDIA device is there, else `cpu`."""
+    return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def _open(verified: VerifiedFolder, name: FormName, options: EngineOptions, roi: NDArray[np.bool_] | None) -> Bundle:
+    manifest = verified.manifest
+    data = verified.files[manifest.forms[name].file]
+    session = open_session(data, form=name, provider=options.provider, threads=options.threads)
+    return Bundle(verified.folder, manifest, session, name, roi)
+
+
+def golden_failure(bundle: Bundle, files: dict[str, bytes]) -> str | None:
+    """Why the form in use misses its golden scores; None when it meets them all. Without any it has not shown itself."""
+    checked = [golden for golden in bundle.manifest.golden if bundle.form_name in golden.scores]
+    for golden in checked:
+        expected = golden.scores[bundle.form_name]
+        try:
+            score = bundle.anomaly_map(decode(files[golden.file], MAX_PIXELS)).score
+        except Exception as error:  # whatever the network raises
+            return f"{golden.file} cannot be judged: {error}"
+        if not score_agrees(score, expected, bundle.manifest.golden_tolerance):
+            return f"{golden.file} scores {score:.5g} here, {expected:.5g} where it was trained"
+    return None if checked else "no golden picture has a score of this form"
+
+
+def score_agrees(score: float, expected: float, tolerance: float) -> bool:
+    """Whether two scores differ by at most `tolerance`, relative to the larger of |expected| and 0.1 (the scale's unit)."""
+    return abs(score - expected) <= tolerance * max(abs(expected), 0.1)
