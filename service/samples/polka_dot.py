@@ -132,10 +132,11 @@ def _soaked(cloth: _Cloth, colour: tuple[float, float, float], spread: Opacity) 
 
 
 def _black_thread(cloth: _Cloth, rng: np.random.Generator) -> Paint:
-    path = wander(_anywhere(rng, 150), _between(rng, 70, 520), 0.28, rng, steps=60)
+    length = _between(rng, 70, 520)
+    path = wander(_anywhere(rng, 150), length, 0.26, rng, steps=12 + int(length / 9))
     width = rng.uniform(1.8, 3.8)
     line = stroke(SHAPE, path, width)
-    ply = stroke(SHAPE, [(x - 0.4, y - 0.6) for x, y in path], width * 0.35) * cloud(SHAPE, rng, 2, 0.3)
+    ply = stroke(SHAPE, [(x - 0.4, y - 0.6) for x, y in path], width * 0.35) * cloud(SHAPE, rng, 4, 0.3)
     scene = shadow(cloth.paint, line, (2, 3), 1.8, 0.5)
     scene = over(scene, (0.07, 0.07, 0.08), line * np.float32(rng.uniform(0.7, 0.97)))
     return over(scene, (0.34, 0.34, 0.36), ply * np.float32(0.5))
