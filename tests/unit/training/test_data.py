@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.errors import BadRequest
+from service.training.data import choose_recipe, split_folder
+
+RNG = np.random.default_rng(0)
+
+
+def write(path: Path, size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RNG.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def test_splits_are_disjoint_by_part_and_use_everything(tmp_path: Path) -> None:
+    for part in range(30):
+        for shot in range(3):
+            write(tmp_path / f"part{part:02}_shot{shot}.png")
+    splits = split_folder(tmp_path, group_by=r"part(\d+)")
+    uses = [splits.train, splits.validation, splits.calibration]
+    parts = [{image.part for image in use} for use in uses]
+    assert sum(map(len, uses)) == 90
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert [len(part) for part in parts] == [21, 3, 6]
+    assert splits == split_folder(tmp_path, group_by=r"part(\d+)")
+    assert splits.fingerprint() != split_folder(tmp_path, group_by=r"part(\d+)", seed=1).fingerprint()
+
+
+def test_of_an_mvtec_tree_only_train_good_is_taken(tmp_path: Path) -> None:
+    for k in range(12):
+        write(tmp_path / "train" / "good" / f"{k}.png")
+        write(tmp_path / "test" / "crack" / f"{k}.png")
+    splits = split_folder(tmp_path)
+    images = (*splits.train, *splits.validation, *splits.calibration)
+    assert {image.path.parent.name for image in images} == {"good"}
+    assert len(images) == 12
+
+
+def test_what_is_wrong_is_said_before_training(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="not a folder"):
+        split_folder(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadRequest, match="no image"):
+        split_folder(tmp_path / "empty")
+    for k in range(9):
+        write(tmp_path / "few" / f"{k}.png")
+    with pytest.raises(BadRequest, match="at least 10"):
+        split_folder(tmp_path / "few")
+    write(tmp_path / "few" / "9.png")
+    (tmp_path / "few" / "broken.png").write_bytes(b"junk")
+    with pytest.raises(BadRequest, match=r"1 of 11 images cannot be read.*\n.*broken\.png"):
+        split_folder(tmp_path / "few")
+    (tmp_path / "few" / "broken.png").unlink()
+    with pytest.raises(BadRequest, match="not a regular expression"):
+        split_folder(tmp_path / "few", group_by="(")
+    with pytest.raises(BadRequest, match="does not match"):
+        split_folder(tmp_path / "few", group_by="tile")
+
+
+def test_mixed_sizes_are_noted_and_share_a_scale(tmp_path: Path) -> None:
+    for k in range(12):
+        write(tmp_path / f"{k}.png", (200 + 40 * k, 300 - 10 * k))
+    splits = split_folder(tmp_path)
+    assert any("mixed sizes" in note for note in splits.notes)
+    assert choose_recipe(splits.train, None).rule == "scale"
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "expected"),
+    [((1280, 720), None, 448), ((300, 300), None, 300), ((100, 80), None, 224), ((1280, 720), 800, 800)],
+)
+def test_the_working_size_fits_the_pictures(
+    tmp_path: Path, size: tuple[int, int], asked: int | None, expected: int
+) -> None:
+    for k in range(10):
+        write(tmp_path / f"{k}.png", size)
+    recipe = choose_recipe(split_folder(tmp_path).train, asked)
+    assert (recipe.rule, recipe.value) == ("long_side", expected)

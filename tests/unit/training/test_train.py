@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.errors import BadRequest
+from service.image.prepare import PrepareRecipe
+from service.training.features import FeatureBank, photometric
+from service.training.flaws import paint_flaw
+from service.training.network import Pdn, normalise
+from service.training.penalty import PenaltyImages
+from service.training.recipes import RECIPES, recipe_named
+from service.training.select import Selection
+from service.training.train import Trainer, hard_loss
+
+RNG = np.random.default_rng(0)
+PICTURES = [RNG.integers(0, 256, (100, 140, 3), dtype=np.uint8) for _ in range(3)]
+RECIPE = PrepareRecipe(value=300)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Pdn:
+    torch.manual_seed(0)
+    return Pdn("small").eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def bank(teacher: Pdn) -> FeatureBank:
+    return FeatureBank(PICTURES, RECIPE, teacher)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(0, 1000))
+def test_hard_loss_is_the_mean_above_the_quantile_of_each_image(batch: int, seed: int) -> None:
+    difference = torch.from_numpy(np.random.default_rng(seed).normal(size=(batch, 8, 10, 25)).astype(np.float32))
+    squared = difference.square().flatten(1)
+    cut = torch.quantile(squared, 0.99, dim=1, keepdim=True)
+    expected = torch.stack([row[row >= limit].mean() for row, limit in zip(squared, cut, strict=True)]).mean()
+    assert hard_loss(difference, 0.01) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_hard_loss_does_not_change_its_meaning_with_the_batch() -> None:
+    one, two = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8) * 10
+    together = hard_loss(torch.cat([one, two]), 0.1)
+    assert together == pytest.approx(float((hard_loss(one, 0.1) + hard_loss(two, 0.1)) / 2), rel=1e-5)
+
+
+def test_cached_features_equal_those_of_the_window_itself(bank: FeatureBank, teacher: Pdn) -> None:
+    windows, cached = bank.windows(np.random.default_rng(3), 2)
+    with torch.no_grad():
+        fresh = teacher(normalise(windows))
+    scale = fresh.abs().mean()
+    assert (cached - fresh).abs().max() / scale < 0.05  # bfloat16 and float16 rounding
+    correlation = np.corrcoef(cached.numpy().ravel(), fresh.numpy().ravel())[0, 1]
+    assert correlation > 0.9999
+
+
+def test_statistics_standardise_the_features(bank: FeatureBank) -> None:
+    mean, std = bank.statistics()
+    features = torch.cat([c.features.float().flatten(1) for c in bank.canvases if c.features is not None], dim=1)
+    standard = (features - mean[:, None]) / std[:, None]
+    assert standard.mean(1).abs().max() < 1e-2
+    assert (standard.std(1) - 1).abs().max() < 1e-2
+
+
+def test_augmentation_changes_light_and_not_structure() -> None:
+    for seed in range(12):
+        changed = photometric(PICTURES[0], np.random.default_rng(seed))
+        grey = [picture.astype(float).mean(axis=2).ravel() for picture in (PICTURES[0], changed)]
+        assert np.corrcoef(grey)[0, 1] > 0.97
+
+
+def test_painted_flaws_change_the_picture_within_their_mask() -> None:
+    smooth = np.full((120, 160, 3), 128, np.uint8)
+    smooth[::2] += 9
+    for seed in range(40):
+        painted, mask = paint_flaw(smooth, np.random.default_rng(seed))
+        changed = np.abs(painted.astype(int) - smooth).max(axis=2)
+        assert mask.any()
+        assert not mask.all()
+        assert changed[~mask].mean() < changed[mask].mean() or changed.max() == 0
+
+
+def test_penalty_images_are_general_pictures(tmp_path: Path) -> None:
+    generated = PenaltyImages(None).draw(np.random.default_rng(0), 2, 128)
+    assert generated.shape == (2, 128, 128, 3)
+    Image.new("RGB", (300, 200), (200, 10, 10)).save(tmp_path / "red.png")
+    given = PenaltyImages(tmp_path).draw(np.random.default_rng(0), 12)
+    assert given.shape == (12, 256, 256, 3)
+    grey = (given[..., 0] == given[..., 1]).flatten(1).all(1)
+    assert 0 < grey.sum() < 12
+    with pytest.raises(BadRequest, match="no image"):
+        PenaltyImages(_empty(tmp_path))
+
+
+def _empty(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(name: str) -> None:
+    recipe = recipe_named(name, 38)
+    if name == "paper":
+        assert (recipe.steps, recipe.learning_rate, recipe.weight_decay) == (70_000, 1e-4, 1e-5)
+        assert (recipe.batch, recipe.hard_share, recipe.tail, recipe.patience) == (1, 0.001, 0.05, None)
+    if name == "matlab":
+        assert recipe.steps == 38 * 8 * 100
+
+
+def test_an_unknown_recipe_is_said() -> None:
+    with pytest.raises(BadRequest, match="default, paper, matlab"):
+        recipe_named("fast", 1)
+
+
+def make(teacher: Pdn, bank: FeatureBank, steps: int) -> Trainer:
+    recipe = replace(
+        recipe_named("default", 3), steps=steps, batch=1, penalty_side=64, evaluate_every=3, warm_up=1, patience=None
+    )
+    chooser = Selection(PICTURES[:2], RECIPE, global_map=True, min_flaw_px=4, flaws_each=1, window_limit=12)
+    return Trainer(teacher, bank, PenaltyImages(None), chooser, recipe, global_map=True, seed=5)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(teacher: Pdn, bank: FeatureBank, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill_at_five(step: int, steps: int, loss: float) -> None:
+        if step == 5:
+            raise Killed
+
+    whole = make(teacher, bank, 6)
+    whole.run(tmp_path / "whole.pt")
+    with pytest.raises(Killed):
+        make(teacher, bank, 6).run(tmp_path / "killed.pt", kill_at_five)
+    resumed = make(teacher, bank, 6)
+    seen: list[int] = []
+    resumed.run(tmp_path / "killed.pt", lambda step, steps, loss: seen.append(step))
+    assert seen == [4, 5, 6]  # from the checkpoint at step 3
+    assert [step for step, _ in resumed.history.losses] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(
+        [loss for _, loss in resumed.history.losses], [loss for _, loss in whole.history.losses], rtol=0.05
+    )
+    other = make(teacher, bank, 7)
+    with pytest.raises(BadRequest, match="another recipe"):
+        other.run(tmp_path / "killed.pt")
