@@ -1,0 +1,145 @@
+"""Mixed valid and broken requests from several processes for a long time: no 5xx but 503 and 504, memory flat.
+
+python -m benchmarks.soak --minutes 60 --json benchmarks/results/soak.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import io
+import json
+import multiprocessing
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.machine import describe
+from benchmarks.service_time import resident_mb
+
+
+def picture(seed: int, side: int = 300, format: str = "PNG") -> bytes:
+    """A noisy picture in a file."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side * 16 // 9, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def requests(rng: random.Random) -> tuple[bytes, dict[str, str], str]:
+    """One request: mostly sound, in any form, or broken in one of many ways. Returns body, headers, query."""
+    sound = picture(rng.randrange(50), rng.choice((64, 224, 300)), rng.choice(("PNG", "JPEG", "BMP", "WEBP", "TIFF")))
+    kind = rng.randrange(14)
+    headers = {"content-type": "image/png"}
+    if kind < 6:
+        return sound, headers, "" if kind else "?include=regions,map,mask,overlay"
+    if kind == 6:
+        body = json.dumps({"images": [{"data": base64.b64encode(sound).decode()}] * 2}).encode()
+        return body, {"content-type": "application/json"}, ""
+    if kind == 7:
+        return sound[: rng.randrange(len(sound))], headers, ""
+    if kind == 8:
+        broken = bytearray(sound)
+        for _ in range(20):
+            broken[rng.randrange(len(broken))] = rng.randrange(256)
+        return bytes(broken), headers, ""
+    if kind == 9:
+        return rng.randbytes(rng.randrange(5000)), {"content-type": rng.choice(("image/png", "text/html", ""))}, ""
+    if kind == 10:
+        return sound, headers, rng.choice(("?nonsense=1", "?threshold=x", "?model=none", "?version=99", "?include=x"))
+    if kind == 11:
+        shape = rng.choice(("10,10,3", "0,1,3", "x", "99999,99999,3"))
+        return bytes(300), {"content-type": "application/octet-stream", "x-image-shape": shape}, ""
+    if kind == 12:
+        return sound, {**headers, "x-deadline-ms": str(rng.choice((1, 20, 100)))}, ""
+    return b'{"images": [' + b"[" * rng.randrange(3000), {"content-type": "application/json"}, ""
+
+
+def client(port: int, seed: int, until: float, counts: Any) -> None:
+    """Send requests one after the other, a few cut off in the middle; count the answers by status."""
+    rng = random.Random(seed)
+    found: Counter[str] = Counter()
+    while time.monotonic() < until:
+        body, headers, query = requests(rng)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        try:
+            if rng.random() < 0.05:
+                connection.putrequest("POST", "/detect" + query)
+                for name, value in {**headers, "content-length": str(len(body) + 1)}.items():
+                    connection.putheader(name, value)
+                connection.endheaders(body[: len(body) // 2])
+                found["left"] += 1
+            else:
+                connection.request("POST", "/detect" + query, body, headers)
+                answer = connection.getresponse()
+                answer.read()
+                found[str(answer.status)] += 1
+        except OSError as error:
+            found[type(error).__name__] += 1
+        finally:
+            connection.close()
+    counts.put(dict(found))
+
+
+def main() -> None:
+    """Run the soak and write what came back."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    command = [sys.executable, "-m", "service", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        assert "ready on" in line, line
+        port = int(line.split()[3].rsplit(":", 1)[1])
+        counts: Any = multiprocessing.Queue()
+        until = time.monotonic() + 60 * options.minutes
+        clients = [
+            multiprocessing.Process(target=client, args=(port, seed, until, counts)) for seed in range(options.clients)
+        ]
+        for process in clients:
+            process.start()
+        memory = []
+        while time.monotonic() < until:
+            memory.append(resident_mb(server.pid))
+            time.sleep(min(10.0, max(0.1, until - time.monotonic())))
+        total: Counter[str] = Counter()
+        for _ in clients:
+            total.update(counts.get())
+        for process in clients:
+            process.join()
+        server.terminate()
+        code = server.wait(60)
+    bad = {status: count for status, count in total.items() if status.startswith("5") and status not in ("503", "504")}
+    third = max(1, len(memory) // 3)
+    result = {
+        "machine": describe(),
+        "minutes": options.minutes,
+        "clients": options.clients,
+        "answers": dict(sorted(total.items())),
+        "unexpected_5xx": bad,
+        "resident_mb": {
+            "after_start": memory[0],
+            "first_third_max": max(memory[:third]),
+            "last_third_max": max(memory[-third:]),
+        },
+        "exit_code": code,
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    if options.json is not None:
+        options.json.write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
