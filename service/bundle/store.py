@@ -92,16 +92,11 @@ class Store:
     def load(self, name: str, version: int | None = None) -> Bundle:
         """Load (once) and warm up. Raises NoSuchModel, BundleRefused or NotReady."""
         wanted = self.active_version(name) if version is None else version
-        if (entry := self._loaded.get((name, wanted))) is not None:
-            return entry.bundle  # without waiting for another bundle that is being loaded
-        self._require(name, wanted)
-        with self._loading:
-            if (entry := self._loaded.get((name, wanted))) is None:
-                entry = _Loaded(self._read(name, wanted))
-                with self._lock:
-                    self._loaded[name, wanted] = entry
-                    if version is None:
-                        self._in_service.setdefault(name, wanted)
+        entry = self._loaded.get((name, wanted)) or self._load(
+            name, wanted
+        )  # a loaded one waits for no other's loading
+        if version is None:
+            self._in_service.setdefault(name, wanted)
         return entry.bundle
 
     @contextlib.contextmanager
@@ -125,11 +120,11 @@ class Store:
             if not self.is_loaded(name, version):
                 self._probe(self.models_dir / name / str(version))
             bundle = self.load(name, version)
+            before = self.active_version(name)
             with self._lock:
-                before = self._in_service.get(name)
                 self._in_service[name] = version
                 self._loaded.setdefault((name, version), _Loaded(bundle)).retired = False
-                if before not in (None, version) and (name, before) in self._loaded:
+                if before != version and (name, before) in self._loaded:
                     self._loaded[name, before].retired = True
                 self._drop_retired()
             self._remember(name, version)
@@ -143,6 +138,15 @@ class Store:
                 if entry is not None:  # else it was retired between the two lines
                     entry.leases += 1
                     return entry
+
+    def _load(self, name: str, version: int) -> _Loaded:
+        self._require(name, version)
+        with self._loading:
+            if (entry := self._loaded.get((name, version))) is None:
+                entry = _Loaded(self._read(name, version))
+                with self._lock:
+                    self._loaded[name, version] = entry
+        return entry
 
     def _read(self, name: str, version: int) -> Bundle:
         folder = self.models_dir / name / str(version)

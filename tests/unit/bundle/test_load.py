@@ -1,0 +1,135 @@
+"""Which form is used, and what a loaded bundle says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.bundle.load import EngineOptions, load_bundle, score_agrees
+from service.errors import BundleRefused, NotReady
+from tests.networks import POISON, darkness_network, grey_picture, png, write_bundle
+from tests.unit.bundle.editing import edit_manifest, edit_network, replace_file
+
+CPU = EngineOptions(provider="cpu", threads=1)
+
+
+def shift_golden(folder: Path, form: str, shift: float) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["golden"][0]["scores"][form] += shift
+
+    edit_manifest(folder, change)
+
+
+def test_a_loaded_bundle_judges_a_picture(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, "probe", 3, review=0.2, reject=0.4), CPU)
+    assert (bundle.identity.name, bundle.identity.version) == ("probe", 3)
+    assert (bundle.identity.precision, bundle.identity.provider) == ("float32", "cpu")
+    assert (bundle.thresholds.review, bundle.thresholds.reject) == (0.2, 0.4)
+    picture = grey_picture(300, 500, level=255)
+    picture[100:160, 200:260] = 0
+    assert bundle.anomaly_map(picture).score == pytest.approx(1, abs=1e-6)
+    assert bundle.plan(500, 300).windows == 1
+
+
+def test_the_roi_is_read_from_the_bundle(tmp_path: Path) -> None:
+    roi = np.zeros((10, 10), bool)
+    roi[:, :5] = True
+    bundle = load_bundle(write_bundle(tmp_path, roi=roi), CPU)
+    assert bundle.roi is not None
+    np.testing.assert_array_equal(bundle.roi, roi)
+    picture = grey_picture(200, 200, level=255)
+    picture[80:120, 150:190] = 0
+    assert bundle.anomaly_map(picture).score == pytest.approx(0, abs=1e-6)
+
+
+def test_on_a_cpu_int8_comes_first(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, int8_gain=1.0)
+    assert load_bundle(folder, CPU).form_name == "int8"
+    assert load_bundle(folder, EngineOptions("float32", "cpu")).form_name == "float32"
+    assert load_bundle(folder, EngineOptions("int8", "cpu")).form_name == "int8"
+
+
+def test_a_form_that_misses_its_golden_pictures_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_bundle(tmp_path, int8_gain=1.0)
+    shift_golden(folder, "int8", 0.05)
+    for precision in ("auto", "int8"):
+        caplog.clear()
+        assert load_bundle(folder, EngineOptions(precision, "cpu")).form_name == "float32"  # type: ignore[arg-type]
+        assert "form int8" in caplog.text
+        assert "float32 is used instead" in caplog.text
+
+
+def test_a_form_without_a_golden_score_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_bundle(tmp_path, int8_gain=1.0)
+    edit_manifest(folder, lambda document: document["golden"][0]["scores"].pop("int8"))
+    assert load_bundle(folder, CPU).form_name == "float32"
+    assert "no golden picture has a score of this form" in caplog.text
+
+
+def test_a_form_that_does_not_load_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_bundle(tmp_path, int8_gain=1.0)
+    whole = (folder / "model.onnx").read_bytes()
+    edit_network(folder, lambda model: model.graph.node[0].ClearField("input"))
+    replace_file(folder, "model.int8.onnx", (folder / "model.onnx").read_bytes())
+    replace_file(folder, "model.onnx", whole)
+    assert load_bundle(folder, CPU).form_name == "float32"
+    assert "ONNX Runtime cannot load" in caplog.text
+
+
+def test_when_float32_misses_as_well_the_bundle_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, int8_gain=1.0, golden_shift=0.05)
+    with pytest.raises(BundleRefused) as refusal:
+        load_bundle(folder, CPU)
+    assert "form int8: golden/0.png scores" in refusal.value.detail
+    assert "form float32: golden/0.png scores" in refusal.value.detail
+
+
+def test_a_network_that_fails_on_its_golden_picture_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path)
+    poisonous = np.full((224, 224, 3), POISON, np.uint8)
+    replace_file(folder, "golden/0.png", png(poisonous))
+    with pytest.raises(BundleRefused, match="cannot be judged"):
+        load_bundle(folder, CPU)
+
+
+def test_a_form_that_the_bundle_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleRefused, match="has no form int8"):
+        load_bundle(write_bundle(tmp_path), EngineOptions("int8", "cpu"))
+
+
+def test_nothing_is_loaded_that_was_not_verified(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path)
+    (folder / "model.onnx").write_bytes(darkness_network(gain=2.0))
+    with pytest.raises(BundleRefused, match="sha256"):
+        load_bundle(folder, CPU)
+
+
+def test_cuda_that_is_not_there_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.engine.session._cuda_libraries", lambda: False)
+    with pytest.raises(NotReady, match="gpu"):
+        load_bundle(write_bundle(tmp_path), EngineOptions(provider="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("score", "expected", "agrees"),
+    [
+        (1.0, 1.009, True),
+        (1.0, 1.02, False),
+        (-0.001, 0.0, True),  # near zero the tolerance is of the scale's unit, 0.1
+        (0.002, 0.0, False),
+        (float("nan"), 0.5, False),
+        (0.5, float("nan"), False),
+    ],
+)
+def test_scores_agree_relative_to_the_scale(score: float, expected: float, agrees: bool) -> None:
+    assert score_agrees(score, expected, 0.01) is agrees
+
+
+def test_the_manifest_on_disk_is_what_is_used(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path)
+    edit_manifest(folder, lambda document: document["forms"]["float32"].update(reject_threshold=0.77))
+    assert load_bundle(folder, CPU).thresholds.reject == json.loads("0.77")

@@ -1,0 +1,223 @@
+"""Versions in service: chosen once, swapped whole, retired after their last request."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from service.bundle import store as store_module
+from service.bundle.store import Bundle, EngineOptions, Store
+from service.errors import BundleRefused, NoSuchModel
+from tests.networks import write_bundle
+from tests.unit.bundle.editing import edit_manifest, edit_network
+
+CPU = EngineOptions(provider="cpu", threads=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Two versions of `probe`; activation without its child process, which two tests below start in earnest."""
+    write_bundle(tmp_path, "probe", 1)
+    write_bundle(tmp_path, "probe", 2)
+    monkeypatch.setattr(Store, "_probe", lambda self, folder: None)
+    return Store(tmp_path, CPU)
+
+
+def in_service(store: Store) -> int:
+    with store.lease("probe") as bundle:
+        return bundle.manifest.version
+
+
+def test_names_and_versions_are_those_of_the_folder(tmp_path: Path) -> None:
+    for version in (1, 2, 10):
+        write_bundle(tmp_path, "probe", version)
+    write_bundle(tmp_path, "other", 1)
+    (tmp_path / "teachers").mkdir()
+    (tmp_path / "probe" / ".3.77").mkdir()
+    (tmp_path / "probe" / "²").mkdir()
+    (tmp_path / "probe" / "²" / "manifest.json").touch()
+    (tmp_path / "probe" / "4").mkdir()  # nothing in it
+    (tmp_path / "a file").touch()
+    store = Store(tmp_path, CPU)
+    assert store.names() == ["other", "probe"]
+    assert store.versions("probe") == [1, 2, 10]
+    assert store.active_version("probe") == 10
+
+
+@pytest.mark.parametrize("name", ["nothing", "../probe", "", ".", "PROBE", "probe/1"])
+def test_an_unknown_name_is_no_such_model(store: Store, name: str) -> None:
+    with pytest.raises(NoSuchModel, match="there are: probe"):
+        store.load(name)
+
+
+def test_an_unknown_version_is_no_such_model(store: Store) -> None:
+    for use in (store.load, store.manifest, store.activate):
+        with pytest.raises(NoSuchModel, match="there are: 1, 2"):
+            use("probe", 7)
+
+
+def test_an_empty_models_folder_has_no_models(tmp_path: Path) -> None:
+    assert Store(tmp_path / "nowhere", CPU).names() == []
+
+
+def test_a_bundle_is_loaded_once(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        bundles = list(pool.map(lambda _: store.load("probe"), range(8)))
+    assert all(bundle is bundles[0] for bundle in bundles)
+    assert store.is_loaded("probe", 2)
+    assert not store.is_loaded("probe", 1)
+
+
+def test_a_version_can_be_asked_for_without_changing_the_one_in_service(store: Store) -> None:
+    assert store.load("probe", 1).manifest.version == 1
+    assert in_service(store) == 2
+
+
+def test_a_folder_that_appears_is_not_served_before_it_is_activated(store: Store, tmp_path: Path) -> None:
+    assert in_service(store) == 2
+    write_bundle(tmp_path, "probe", 3)
+    assert store.versions("probe") == [1, 2, 3]
+    assert in_service(store) == store.active_version("probe") == 2
+    store.activate("probe", 3)
+    assert in_service(store) == store.active_version("probe") == 3
+
+
+def test_activation_is_remembered_for_the_next_start(store: Store, tmp_path: Path) -> None:
+    store.activate("probe", 1)
+    assert in_service(Store(tmp_path, CPU)) == 1
+
+
+def test_a_remembered_version_that_is_gone_is_forgotten(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "probe" / "active").write_text("9\n")
+    assert in_service(store) == 2
+
+
+def test_activation_works_where_the_folder_cannot_be_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    store.activate("probe", 1)
+    assert in_service(store) == 1
+    assert "until the next start" in caplog.text
+
+
+def damage(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"half a file")
+
+
+def misname(folder: Path) -> None:
+    edit_manifest(folder, lambda document: document.update(version=7))
+
+
+def miss_golden(folder: Path) -> None:
+    edit_manifest(folder, lambda document: document["golden"][0]["scores"].update(float32=9.0))
+
+
+@pytest.mark.parametrize("fault", [damage, misname, miss_golden])
+def test_the_one_in_service_stays_when_the_new_one_is_refused(
+    store: Store, tmp_path: Path, fault: Callable[[Path], None]
+) -> None:
+    store.activate("probe", 1)
+    fault(tmp_path / "probe" / "2")
+    with pytest.raises(BundleRefused):
+        store.activate("probe", 2)
+    assert in_service(store) == 1
+    assert (tmp_path / "probe" / "active").read_text() == "1\n"
+    assert not store.is_loaded("probe", 2)
+
+
+def test_the_old_one_retires_after_its_last_request(store: Store) -> None:
+    with store.lease("probe", 2) as outer, store.lease("probe") as inner:
+        assert outer is inner
+        session = weakref.ref(outer.session)
+        store.activate("probe", 1)
+        assert store.is_loaded("probe", 2)
+        del outer
+    assert not store.is_loaded("probe", 2)
+    del inner
+    gc.collect()
+    assert session() is None
+
+
+def test_a_version_without_requests_retires_at_once(store: Store) -> None:
+    assert in_service(store) == 2
+    store.activate("probe", 1)
+    assert not store.is_loaded("probe", 2)
+
+
+def test_a_retiring_version_that_is_activated_again_stays(store: Store) -> None:
+    with store.lease("probe"):
+        store.activate("probe", 1)
+        store.activate("probe", 2)
+    assert in_service(store) == 2
+    assert store.is_loaded("probe", 2)
+
+
+def test_requests_are_answered_while_another_version_is_loading(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_service(store) == 2
+    loading, go_on = threading.Event(), threading.Event()
+    original = store_module.load_bundle
+
+    def slow(folder: Path, options: EngineOptions) -> Bundle:
+        loading.set()
+        assert go_on.wait(30)
+        return original(folder, options)
+
+    monkeypatch.setattr(store_module, "load_bundle", slow)
+    with ThreadPoolExecutor(2) as pool:
+        activation = pool.submit(store.activate, "probe", 1)
+        assert loading.wait(30)
+        assert pool.submit(in_service, store).result(timeout=30) == 2
+        go_on.set()
+        activation.result(timeout=30)
+    assert in_service(store) == 1
+
+
+def test_swapping_under_load_never_leaves_a_request_without_its_bundle(store: Store) -> None:
+    stop = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        while not stop.is_set() or not count:
+            with store.lease("probe") as bundle:
+                assert store.is_loaded("probe", bundle.manifest.version)
+                count += 1
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        for version in (1, 2, 1, 2, 1):
+            store.activate("probe", version)
+        stop.set()
+        assert all(future.result(timeout=30) for future in asking)
+    assert not store.is_loaded("probe", 2)
+
+
+def test_a_bundle_is_probed_in_a_child_process(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    write_bundle(tmp_path, "probe", 2)
+    store = Store(tmp_path, CPU)
+    assert store.activate("probe", 1).manifest.version == 1
+    edit_network(tmp_path / "probe" / "2", lambda model: model.graph.node[0].ClearField("input"))
+    with pytest.raises(BundleRefused, match="ONNX Runtime cannot load"):
+        store.activate("probe", 2)
+    assert in_service(store) == 1
+
+
+def test_a_child_process_that_crashes_refuses_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    crashing = tmp_path / "crash"
+    crashing.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crashing.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(crashing))
+    with pytest.raises(BundleRefused, match="ended with -11"):
+        Store(tmp_path, CPU).activate("probe", 1)
