@@ -6,6 +6,7 @@ folder -> splits -> working resolution -> teacher's features -> training -> ONNX
 from __future__ import annotations
 
 import io
+import json
 import os
 import platform
 import shutil
@@ -57,10 +58,12 @@ from service.training.train import History, Progress, Trainer
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
+Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
 _REVIEW_TIMES = 5  # the review band opens at this multiple of the false reject rate
 _FORM_LOSS = 0.002  # how much separation a faster form may lose
 _QUANTISE_WINDOWS = 48
+_SETTINGS = "settings.json"
 _MOST_RANKED = 150  # training pictures looked at for the report
 
 
@@ -102,8 +105,10 @@ class _Product:
         return picture_map(session.run(prepare(rgb, plan)), plan, self.min_flaw_px, self.roi).score
 
 
-def build(settings: BuildSettings, say: Say, progress: Progress | None = None) -> Path:
+def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *, obtain: Obtain | None = None) -> Path:
     """Train, export, calibrate and write a bundle; returns its folder. Everything wrong with the input is said first.
+
+    `obtain` gets the detector from the trainer and its checkpoint file; by default by training to the end.
 
     Raises BadRequest for unusable input, BundleRefused when ONNX Runtime does not reproduce the network.
     """
@@ -137,7 +142,10 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None) -
         global_map=product.global_map,
         seed=settings.seed,
     )
-    detector = trainer.run(settings.runs_dir / settings.name / "checkpoint.pt", progress)
+    run_dir = settings.runs_dir / settings.name
+    _remember(settings, run_dir)
+    checkpoint = run_dir / "checkpoint.pt"
+    detector = trainer.run(checkpoint, progress) if obtain is None else obtain(trainer, checkpoint)
     say("exporting, quantising and calibrating")
     detector = detector.cpu()
     round_to_half(detector)
@@ -184,6 +192,23 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None) -
         files=digest(files),
     )
     return _write(settings.models_dir, manifest, files)
+
+
+def _remember(settings: BuildSettings, run_dir: Path) -> None:
+    """Keep what was asked for beside the checkpoint, so that `flawscribe export` can finish a run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    kept = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    (run_dir / _SETTINGS).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def remembered(run_dir: Path) -> BuildSettings:
+    """The settings of a run. Raises BadRequest when the folder is no run of `flawscribe train`."""
+    try:
+        kept = json.loads((run_dir / _SETTINGS).read_text())
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"{run_dir} is no run of `flawscribe train`: {_SETTINGS} cannot be read") from error
+    paths = {name for name, kind in BuildSettings.__annotations__.items() if "Path" in str(kind)}
+    return BuildSettings(**{name: Path(value) if name in paths and value else value for name, value in kept.items()})
 
 
 def _product(settings: BuildSettings, splits: Splits) -> _Product:

@@ -73,8 +73,17 @@ class Trainer:
             if step % self.recipe.evaluate_every == 0 or step == self.end:
                 self._evaluate(step)
                 self._save(checkpoint, step)
+        return self._best()
+
+    def best_so_far(self, checkpoint: Path) -> Detector:
+        """The detector of the best evaluation in the checkpoint, without training on. Raises BadRequest without one."""
+        if not self._resume(checkpoint):
+            raise BadRequest(f"{checkpoint} does not exist: nothing has been trained there yet")
+        return self._best()
+
+    def _best(self) -> Detector:
         if self.best is None:
-            raise RuntimeError("training ended without an evaluation")
+            raise BadRequest("the training has not been evaluated yet; let it go on for a while")
         self.detector.load_state_dict(self.best[1])
         return self.detector.eval()
 

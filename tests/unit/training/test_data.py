@@ -25,7 +25,8 @@ def test_splits_are_disjoint_by_part_and_use_everything(tmp_path: Path) -> None:
     uses = [splits.train, splits.validation, splits.calibration]
     parts = [{image.part for image in use} for use in uses]
     assert sum(map(len, uses)) == 90
-    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert parts[0].isdisjoint(parts[1] | parts[2])
+    assert parts[1].isdisjoint(parts[2])
     assert [len(part) for part in parts] == [21, 3, 6]
     assert splits == split_folder(tmp_path, group_by=r"part(\d+)")
     assert splits.fingerprint() != split_folder(tmp_path, group_by=r"part(\d+)", seed=1).fingerprint()

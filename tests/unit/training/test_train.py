@@ -122,7 +122,7 @@ def test_an_unknown_recipe_is_said() -> None:
 
 def make(teacher: Pdn, bank: FeatureBank, steps: int) -> Trainer:
     recipe = replace(
-        recipe_named("default", 3), steps=steps, batch=1, penalty_side=64, evaluate_every=3, warm_up=1, patience=None
+        recipe_named("default", 3), steps=steps, batch=1, penalty_side=64, evaluate_every=2, warm_up=1, patience=None
     )
     chooser = Selection(PICTURES[:2], RECIPE, global_map=True, min_flaw_px=4, flaws_each=1, window_limit=12)
     return Trainer(teacher, bank, PenaltyImages(None), chooser, recipe, global_map=True, seed=5)
@@ -133,22 +133,22 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(teacher: Pdn, bank
     class Killed(Exception):
         pass
 
-    def kill_at_five(step: int, steps: int, loss: float) -> None:
-        if step == 5:
+    def kill_at_three(step: int, steps: int, loss: float) -> None:
+        if step == 3:
             raise Killed
 
-    whole = make(teacher, bank, 6)
+    whole = make(teacher, bank, 4)
     whole.run(tmp_path / "whole.pt")
     with pytest.raises(Killed):
-        make(teacher, bank, 6).run(tmp_path / "killed.pt", kill_at_five)
-    resumed = make(teacher, bank, 6)
+        make(teacher, bank, 4).run(tmp_path / "killed.pt", kill_at_three)
+    resumed = make(teacher, bank, 4)
     seen: list[int] = []
     resumed.run(tmp_path / "killed.pt", lambda step, steps, loss: seen.append(step))
-    assert seen == [4, 5, 6]  # from the checkpoint at step 3
-    assert [step for step, _ in resumed.history.losses] == [1, 2, 3, 4, 5, 6]
+    assert seen == [3, 4]  # from the checkpoint at step 2
+    assert [step for step, _ in resumed.history.losses] == [1, 2, 3, 4]
     np.testing.assert_allclose(
         [loss for _, loss in resumed.history.losses], [loss for _, loss in whole.history.losses], rtol=0.05
     )
-    other = make(teacher, bank, 7)
+    other = make(teacher, bank, 5)
     with pytest.raises(BadRequest, match="another recipe"):
         other.run(tmp_path / "killed.pt")

@@ -1,0 +1,169 @@
+"""A folder of pictures to a bundle and through every command that takes one, with a training of four steps."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.bundle.store import EngineOptions, load_bundle
+from service.bundle.verify import verify
+from service.errors import BadRequest
+from service.training.build import BuildSettings, build, remembered
+from service.training.train import Trainer
+from tests.contract.serving import running
+
+pytestmark = pytest.mark.slow
+
+
+def part(seed: int, flaw: bool = False) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:150, :200]
+    picture = 120 + 40 * np.sin(x / 6) * np.sin(y / 6) + rng.normal(0, 6, (150, 200))
+    if flaw:
+        picture[60:90, 80:120] = 10
+    return np.repeat(np.clip(picture, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set in MVTec AD's layout."""
+    folder = tmp_path_factory.mktemp("set")
+    for place, count, flaw in (("train/good", 12, False), ("test/good", 3, False), ("test/hole", 3, True)):
+        (folder / place).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(part(len(place) * 100 + k, flaw)).save(folder / place / f"{k:03}.png")
+    (folder / "ground_truth" / "hole").mkdir(parents=True)
+    mask = np.zeros((150, 200), np.uint8)
+    mask[60:90, 80:120] = 255
+    for k in range(3):
+        Image.fromarray(mask).save(folder / "ground_truth" / "hole" / f"{k:03}_mask.png")
+    Image.fromarray(np.pad(np.full((130, 180), 255, np.uint8), 10)).save(folder / "roi.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(data: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildSettings:
+    folder = tmp_path_factory.mktemp("build")
+    return BuildSettings(
+        data=data,
+        name="plate",
+        models_dir=folder / "models",
+        runs_dir=folder / "runs",
+        teachers_dir=root / "models" / "teachers",
+        steps=4,
+        working_size=200,
+        roi=data / "roi.png",
+        mm_per_pixel=0.5,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle_dir(settings: BuildSettings) -> Path:
+    said: list[str] = []
+    folder = build(settings, said.append)
+    assert any("12 images" in line or "thresholds will be extrapolated" in line for line in said)
+    return folder
+
+
+def test_the_bundle_keeps_its_promises(bundle_dir: Path) -> None:
+    assert (bundle_dir.parent.name, bundle_dir.name) == ("plate", "1")
+    manifest = verify(bundle_dir).manifest
+    assert manifest.data["images"] == {"train": 7, "validation": 2, "calibration": 3}
+    assert manifest.forms["float32"].parity.max_relative_score_error < 1e-3
+    assert manifest.forms["float32"].parity.batches == (1, 3)
+    assert len(manifest.forms["float32"].calibration_scores) == 3
+    assert manifest.forms["float32"].reject_rule.method == "fitted_tail"
+    assert manifest.roi
+    assert sum(path.stat().st_size for path in bundle_dir.rglob("*") if path.is_file()) < 30_000_000
+
+
+def test_calibration_scores_are_those_that_the_served_path_gives(bundle_dir: Path, settings: BuildSettings) -> None:
+    from service.training.data import load_pictures, split_folder
+
+    pictures = load_pictures(split_folder(settings.data).calibration)
+    for name in verify(bundle_dir).manifest.forms:
+        bundle = load_bundle(bundle_dir, EngineOptions(precision=name, provider="cpu"))
+        scores = sorted(bundle.anomaly_map(picture).score for picture in pictures)
+        np.testing.assert_allclose(scores, bundle.form.calibration_scores, rtol=1e-4)
+
+
+def test_it_is_served(bundle_dir: Path, data: Path) -> None:
+    with running(bundle_dir.parents[1]) as service:
+        good = (data / "test" / "good" / "000.png").read_bytes()
+        result = service.client.post("/detect", files={"image": ("a.png", good)}).json()["results"][0]
+    assert result["threshold_method"] == "fitted_tail"
+    assert result["verdict"] in ("ok", "review", "not_ok")
+
+
+def test_the_report_stands_alone(bundle_dir: Path) -> None:
+    page = (bundle_dir / "report.html").read_text()
+    assert "look least normal" in page
+    assert page.count("data:image/jpeg;base64,") >= 4
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_check_score_and_evaluate_take_it(bundle_dir: Path, data: Path, tmp_path: Path) -> None:
+    checked = run("check", bundle_dir)
+    assert checked.returncode == 0, checked.stderr
+    assert "form float32: meets" in checked.stdout
+    broken = data / "test" / "hole" / "zz.png"
+    broken.write_bytes(b"junk")
+    scored = run(
+        "score", data / "test", "--bundle", bundle_dir, "--out", tmp_path / "s.csv", "--overlays", tmp_path / "o"
+    )
+    broken.unlink()
+    assert scored.returncode == 0, scored.stderr
+    with (tmp_path / "s.csv").open(newline="") as stream:
+        rows = {row["file"]: row for row in csv.DictReader(stream)}
+    assert len(rows) == 7
+    assert rows["hole/zz.png"]["error"]
+    assert float(rows["hole/000.png"]["anomaly_score"]) > 0
+    assert len(list((tmp_path / "o").rglob("*.png"))) == 6
+    evaluated = run("evaluate", bundle_dir, data, "--json", tmp_path / "e.json", "--html", tmp_path / "e.html")
+    assert evaluated.returncode == 0, evaluated.stderr
+    figures = json.loads((tmp_path / "e.json").read_text())
+    assert figures["images"] == 6
+    assert set(figures["by_defect"]) == {"hole"}
+    assert 0 <= figures["escape"]["low"] <= figures["escape"]["rate"] <= figures["escape"]["high"] <= 1
+    assert (tmp_path / "e.html").read_text().count("<figure>") == 6
+
+
+def test_a_stopped_run_can_be_exported_as_the_next_version(bundle_dir: Path, settings: BuildSettings) -> None:
+    run_dir = settings.runs_dir / settings.name
+    assert remembered(run_dir) == settings
+    folder = build(remembered(run_dir), lambda _: None, obtain=Trainer.best_so_far)
+    assert folder.name == "2"
+    first, second = (verify(place).manifest for place in (bundle_dir, folder))
+    np.testing.assert_allclose(
+        first.forms["float32"].calibration_scores, second.forms["float32"].calibration_scores, rtol=1e-3
+    )
+    with pytest.raises(BadRequest, match="nothing has been trained"):
+        build(replace(settings, name="other"), lambda _: None, obtain=Trainer.best_so_far)
+
+
+def test_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
+    for arguments, words in (
+        (("train", "--data", tmp_path, "--name", "x"), "no image"),
+        (("train", "--data", tmp_path, "--name", "x", "--min-flaw-mm", "1"), "--mm-per-pixel"),
+        (("check", tmp_path), "manifest.json cannot be read"),
+        (("score", tmp_path / "none", "--model", "x"), "does not exist"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2, arguments
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
