@@ -6,7 +6,6 @@ folder -> splits -> working resolution -> teacher's features -> training -> ONNX
 from __future__ import annotations
 
 import io
-import json
 import os
 import platform
 import shutil
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from service.bundle.manifest import (
     FORM_FILES,
@@ -197,18 +197,15 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
 def _remember(settings: BuildSettings, run_dir: Path) -> None:
     """Keep what was asked for beside the checkpoint, so that `flawscribe export` can finish a run."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    kept = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
-    (run_dir / _SETTINGS).write_text(json.dumps(kept, indent=1) + "\n")
+    (run_dir / _SETTINGS).write_bytes(TypeAdapter(BuildSettings).dump_json(settings, indent=1))
 
 
 def remembered(run_dir: Path) -> BuildSettings:
     """The settings of a run. Raises BadRequest when the folder is no run of `flawscribe train`."""
     try:
-        kept = json.loads((run_dir / _SETTINGS).read_text())
-    except (OSError, ValueError) as error:
+        return TypeAdapter(BuildSettings).validate_json((run_dir / _SETTINGS).read_bytes())
+    except (OSError, ValidationError) as error:
         raise BadRequest(f"{run_dir} is no run of `flawscribe train`: {_SETTINGS} cannot be read") from error
-    paths = {name for name, kind in BuildSettings.__annotations__.items() if "Path" in str(kind)}
-    return BuildSettings(**{name: Path(value) if name in paths and value else value for name, value in kept.items()})
 
 
 def _product(settings: BuildSettings, splits: Splits) -> _Product:
