@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import time
 import uuid
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.store import Bundle
+from service.bundle.load import Bundle, anomaly_map_of
 from service.decision.scale import picture_map
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Answer, Batcher, Runner
@@ -28,6 +29,7 @@ from service.image.prepare import prepare
 from service.metrics import Metrics
 from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict
 
+__all__ = ["Inspector", "Picture", "anomaly_map_of", "decide"]
 T = TypeVar("T")
 
 
@@ -45,6 +47,8 @@ class _Prepared:
     rgb: NDArray[np.uint8]
     windows: NDArray[np.uint8]
     reasons: tuple[str, ...]
+    sha256: str
+    began: float  # time.perf_counter() at which decoding began
     decode_s: float
     prepare_s: float
 
@@ -59,8 +63,12 @@ class Inspector:
         self.budget_s = budget_s
         self._max_pixels = max_pixels
         self.batcher = Batcher(queue_windows, self._observe_batch)
-        self._pool = ThreadPoolExecutor(decode_threads or available_cores(), thread_name_prefix="flawscribe-decode")
-        self._model_of: dict[int, str] = {}
+        threads = decode_threads or available_cores()
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="flawscribe-decode")
+        # headers and verdicts must not wait behind pictures that are being decoded
+        self._deciders = ThreadPoolExecutor(threads, thread_name_prefix="flawscribe-decide")
+        self._model_of: weakref.WeakKeyDictionary[Runner, str] = weakref.WeakKeyDictionary()
+        metrics.queue_images.set_function(lambda: self.batcher.pictures)
 
     async def inspect(
         self, picture: Picture, bundle: Bundle, *, deadline: float, threshold: float | None = None
@@ -69,7 +77,7 @@ class Inspector:
 
         Raises UnreadableImage, TooLarge, Overloaded, DeadlineExceeded, NetworkFailure. Cancelling it frees its place.
         """
-        self._model_of[id(bundle.session)] = bundle.manifest.name
+        self._model_of[bundle.session] = bundle.manifest.name
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 return await self._inspect(picture, bundle, deadline, threshold)
@@ -83,28 +91,27 @@ class Inspector:
             raise
 
     async def _inspect(self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None) -> Inspection:
-        plan = await self._in_thread(lambda: self._plan(picture, bundle))
+        plan = await self._run(self._deciders, lambda: self._plan(picture, bundle))
         with self.batcher.reserve(plan.windows):
-            self.metrics.queue_images.set(self.batcher.pictures)
-            try:
-                prepared = await self._in_thread(lambda: self._prepare(picture, bundle, plan))
-                answer = await self.batcher.submit(bundle.session, prepared.windows, deadline)
-            finally:
-                self.metrics.queue_images.set(self.batcher.pictures - 1)
+            prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan))
+            answer = await self.batcher.submit(bundle.session, prepared.windows, deadline)
         started = time.perf_counter()
-        anomaly_map, verdict = await self._in_thread(lambda: decide(answer, bundle, plan, threshold, prepared.reasons))
+        anomaly_map, verdict = await self._run(
+            self._deciders, lambda: decide(answer, bundle, plan, threshold, prepared.reasons)
+        )
+        ended = time.perf_counter()
         seconds = {
             "decode": prepared.decode_s,
             "prepare": prepared.prepare_s,
             "queue": answer.queue_s,
             "network": answer.network_s,
-            "decide": time.perf_counter() - started,
+            "decide": ended - started,
         }
-        self._count(bundle, plan, verdict, seconds)
+        self._count(bundle, plan, verdict, seconds, ended - prepared.began)
         return Inspection(
             id=uuid.uuid4().hex,
             model=bundle.identity,
-            sha256=hashlib.sha256(picture.data).hexdigest(),
+            sha256=prepared.sha256,
             rgb=prepared.rgb,
             anomaly_map=anomaly_map,
             verdict=verdict,
@@ -113,12 +120,13 @@ class Inspector:
         )
 
     def close(self) -> None:
-        """End the inference thread and the decode threads."""
+        """End the inference thread and the other threads; what still waits is answered with NotReady."""
         self.batcher.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._decoders, self._deciders):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def _plan(self, picture: Picture, bundle: Bundle) -> TilePlan:
         """The picture's windows, from its header alone."""
@@ -128,24 +136,23 @@ class Inspector:
         return bundle.plan(header.width, header.height)
 
     def _prepare(self, picture: Picture, bundle: Bundle, plan: TilePlan) -> _Prepared:
+        sha256 = hashlib.sha256(picture.data).hexdigest()
         started = time.perf_counter()
         rgb = picture.raw if picture.raw is not None else decode(picture.data, self._max_pixels)
         decoded = time.perf_counter()
         windows = prepare(rgb, plan)
         reasons = bundle.manifest.quality_gate.reasons(rgb)
-        return _Prepared(rgb, windows, reasons, decoded - started, time.perf_counter() - decoded)
+        return _Prepared(rgb, windows, reasons, sha256, started, decoded - started, time.perf_counter() - decoded)
 
     def _observe_batch(self, runner: Runner, pictures: int, windows: int, seconds: float) -> None:
         self.metrics.batch_images.observe(pictures)
-        model = self._model_of.get(id(runner), "unknown")
-        self.metrics.network_seconds.labels(model).observe(seconds / windows)
+        self.metrics.network_seconds.labels(self._model_of[runner]).observe(seconds / windows)
 
-    def _count(self, bundle: Bundle, plan: TilePlan, verdict: Verdict, seconds: dict[str, float]) -> None:
+    def _count(self, bundle: Bundle, plan: TilePlan, verdict: Verdict, seconds: dict[str, float], total: float) -> None:
         model, metrics = bundle.manifest.name, self.metrics
         metrics.images.labels(model, verdict.decision.value).inc()
         for stage, value in seconds.items():
             metrics.stage_seconds.labels(stage).observe(value)
-        total = sum(seconds.values())
         metrics.image_seconds.labels(model).observe(total)
         if total > self.budget_s * plan.windows:
             metrics.budget_exceeded.labels(model).inc()

@@ -16,7 +16,7 @@ from service.decision.scale import picture_map
 from service.engine.session import Provider, Session, open_session
 from service.errors import BundleRefused
 from service.image.decode import decode
-from service.image.prepare import plan_tiles, prepare
+from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.types import AnomalyMap, ModelIdentity, Thresholds, TilePlan
 
 log = logging.getLogger("flawscribe.bundle")
@@ -63,8 +63,31 @@ class Bundle:
 
     def anomaly_map(self, rgb: NDArray[np.uint8]) -> AnomalyMap:
         """The anomaly map of a picture uint8 [H,W,3], synchronously: prepare, network, decision's one map."""
-        plan = self.plan(rgb.shape[1], rgb.shape[0])
-        return picture_map(self.session.run(prepare(rgb, plan)), plan, self.manifest.min_flaw_px, self.roi)
+        return anomaly_map_of(
+            self.session,
+            rgb,
+            recipe=self.manifest.prepare,
+            global_map=self.manifest.network.global_map,
+            min_flaw_px=self.manifest.min_flaw_px,
+            roi=self.roi,
+        )
+
+
+def anomaly_map_of(
+    session: Session,
+    rgb: NDArray[np.uint8],
+    *,
+    recipe: PrepareRecipe,
+    global_map: bool,
+    min_flaw_px: float,
+    roi: NDArray[np.bool_] | None = None,
+) -> AnomalyMap:
+    """The anomaly map of a picture uint8 [H,W,3]: the served path without a queue, for calibration and evaluation too.
+
+    `recipe`, `global_map`, `min_flaw_px` (px of the picture) and `roi` (bool [h,w]) as in the manifest.
+    """
+    plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=global_map)
+    return picture_map(session.run(prepare(rgb, plan)), plan, min_flaw_px, roi)
 
 
 def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundle:

@@ -1,0 +1,314 @@
+"""Bytes -> Inspection, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.bundle.load import Bundle, EngineOptions, load_bundle
+from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloaded, TooLarge, UnreadableImage
+from service.inspector import Inspector, Picture, anomaly_map_of
+from service.metrics import Metrics
+from service.types import Decision, Inspection, WindowMaps
+from tests.networks import OPEN_GATE, POISON, grey_picture, png, write_bundle
+
+CPU = EngineOptions(provider="cpu", threads=1)
+STAGES = ("decode", "prepare", "queue", "network", "decide")
+Made = Callable[..., Inspector]
+
+
+@pytest.fixture
+def make() -> Iterator[Made]:
+    """Makes inspectors, and closes them."""
+    made: list[Inspector] = []
+
+    def build(**options: Any) -> Inspector:
+        options = {"queue_windows": 32, "max_pixels": 1_000_000, "decode_threads": 2} | options
+        made.append(Inspector(Metrics(1.0), **options))
+        return made[-1]
+
+    yield build
+    for inspector in made:
+        inspector.close()
+
+
+def inspect(inspector: Inspector, bundle: Bundle, picture: Picture | np.ndarray, **options: Any) -> Inspection:
+    return asyncio.run(task(inspector, bundle, picture, **options))
+
+
+def task(
+    inspector: Inspector, bundle: Bundle, picture: Picture | np.ndarray, **options: Any
+) -> Coroutine[Any, Any, Inspection]:
+    sent = picture if isinstance(picture, Picture) else Picture(png(picture))
+    return inspector.inspect(sent, bundle, **({"deadline": time.monotonic() + 60} | options))
+
+
+def flawed(level: int) -> np.ndarray:
+    """White, with a grey square of 40 px; the probe's score is its darkness."""
+    picture = grey_picture(level=255)
+    picture[60:100, 120:160] = level
+    return picture
+
+
+def value(inspector: Inspector, name: str, **labels: str) -> float | None:
+    return inspector.metrics.registry.get_sample_value(f"flawscribe_{name}", labels)
+
+
+@pytest.mark.parametrize(("level", "decision"), [(255, Decision.OK), (150, Decision.REVIEW), (20, Decision.NOT_OK)])
+def test_a_picture_is_judged_by_the_model_s_thresholds(
+    make: Made, probe: Bundle, level: int, decision: Decision
+) -> None:
+    picture = Picture(png(flawed(level)), metadata={"serial": "A1"})
+    inspection = inspect(make(), probe, picture)
+    verdict = inspection.verdict
+    assert verdict.decision is decision
+    assert verdict.score == pytest.approx(1 - level / 255, abs=1e-5)
+    assert len(verdict.regions) == (decision is not Decision.OK)
+    assert inspection.model == probe.identity
+    assert inspection.sha256 == hashlib.sha256(picture.data).hexdigest()
+    assert inspection.metadata == {"serial": "A1"}
+    assert all(getattr(inspection.timings, stage) >= 0 for stage in STAGES)
+    assert inspection.timings.network > 0
+    np.testing.assert_array_equal(inspection.rgb, flawed(level))
+
+
+def test_every_inspection_has_its_own_id(make: Made, probe: Bundle) -> None:
+    inspector, picture = make(), Picture(png(flawed(0)))
+    assert inspect(inspector, probe, picture).id != inspect(inspector, probe, picture).id
+
+
+def test_raw_pixels_are_judged_as_the_encoded_picture(make: Made, probe: Bundle) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 220, 3), dtype=np.uint8)
+    inspector = make()
+    raw = inspect(inspector, probe, Picture(pixels.tobytes(), raw=pixels))
+    encoded = inspect(inspector, probe, pixels)
+    np.testing.assert_array_equal(raw.anomaly_map.cells, encoded.anomaly_map.cells)
+    assert raw.verdict.score == encoded.verdict.score
+
+
+def test_the_path_without_a_queue_gives_the_same_map(make: Made, probe: Bundle) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (300, 170, 3), dtype=np.uint8)
+    manifest = probe.manifest
+    direct = anomaly_map_of(
+        probe.session, pixels, recipe=manifest.prepare, global_map=False, min_flaw_px=manifest.min_flaw_px
+    )
+    np.testing.assert_array_equal(inspect(make(), probe, pixels).anomaly_map.cells, direct.cells)
+
+
+def test_a_large_picture_is_many_windows_and_one_answer(make: Made, tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, working_size=1000, global_map=True), CPU)
+    picture = grey_picture(600, 1000, level=255)
+    picture[400:460, 700:760] = 0
+    inspector = make()
+    inspection = inspect(inspector, bundle, picture)
+    assert inspection.anomaly_map.plan.windows == 16
+    assert value(inspector, "network_seconds_per_window_count", model="probe") == 4  # the ladder's top is 4
+    (region,) = inspection.verdict.regions
+    x, y, w, h = region.box
+    assert abs(x - 700) <= 4
+    assert abs(y - 400) <= 4
+    assert abs(x + w - 760) <= 4
+    assert abs(y + h - 460) <= 4
+
+
+def test_what_the_gate_refuses_is_undecidable(make: Made, probe: Bundle) -> None:
+    gate = OPEN_GATE.model_copy(update={"min_brightness": 100})
+    bundle = replace(probe, manifest=probe.manifest.model_copy(update={"quality_gate": gate}))
+    verdict = inspect(make(), bundle, grey_picture(level=20)).verdict
+    assert verdict.decision is Decision.UNDECIDABLE
+    assert verdict.regions == ()
+    assert not verdict.is_anomalous
+    assert "too dark" in verdict.reasons[0]
+    assert inspect(make(), bundle, grey_picture(level=250)).verdict.decision is Decision.OK
+
+
+def test_outside_the_roi_nothing_counts(make: Made, probe: Bundle) -> None:
+    roi = np.zeros((2, 2), bool)
+    roi[:, 0] = True
+    verdict = inspect(make(), replace(probe, roi=roi), flawed(0)).verdict
+    assert verdict.decision is Decision.OK
+    nothing = inspect(make(), replace(probe, roi=np.zeros((2, 2), bool)), flawed(0)).verdict
+    assert nothing.decision is Decision.UNDECIDABLE
+    assert "region of interest" in nothing.reasons[0]
+
+
+def test_the_caller_s_threshold_takes_the_place_of_the_model_s(make: Made, probe: Bundle) -> None:
+    inspector = make()
+    assert inspect(inspector, probe, flawed(150), threshold=0.4).verdict.decision is Decision.NOT_OK
+    lenient = inspect(inspector, probe, flawed(20), threshold=0.99).verdict
+    assert lenient.decision is Decision.REVIEW
+    assert lenient.thresholds.reject == 0.99
+    strict = inspect(inspector, probe, flawed(240), threshold=0.01).verdict
+    assert strict.decision is Decision.NOT_OK
+    assert strict.regions
+
+
+def test_room_is_taken_before_decoding(make: Made, probe: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspector = make(queue_windows=2)
+
+    def decode(*_: object) -> None:
+        raise AssertionError("decoded without room in the queue")
+
+    monkeypatch.setattr("service.inspector.decode", decode)
+    with inspector.batcher.reserve(2), pytest.raises(Overloaded) as refused:
+        inspect(inspector, probe, flawed(0))
+    assert refused.value.retry_after
+    assert value(inspector, "rejected_total", reason="overload") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [(b"", UnreadableImage), (b"GIF89a", UnreadableImage), (png(grey_picture())[:200], UnreadableImage)],
+)
+def test_what_cannot_be_read_leaves_no_trace_in_the_queue(
+    make: Made, probe: Bundle, data: bytes, error: type[Exception]
+) -> None:
+    inspector = make()
+    with pytest.raises(error):
+        inspect(inspector, probe, Picture(data))
+    assert inspector.batcher.reserved_windows == 0
+    assert inspect(inspector, probe, flawed(255)).verdict.decision is Decision.OK
+
+
+def test_more_pixels_or_windows_than_the_limits_are_too_large(make: Made, probe: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(TooLarge, match="pixels"):
+        inspect(make(max_pixels=100), probe, flawed(0))
+    fine = load_bundle(write_bundle(tmp_path, working_size=1000), CPU)
+    with pytest.raises(TooLarge, match="25 windows"):
+        inspect(make(queue_windows=20), fine, flawed(0))
+
+
+def test_the_expired_are_never_run(make: Made, probe: Bundle) -> None:
+    inspector = make()
+    with pytest.raises(DeadlineExceeded):
+        inspect(inspector, probe, flawed(0), deadline=time.monotonic() - 1)
+    assert value(inspector, "rejected_total", reason="deadline") == 1
+    assert value(inspector, "network_seconds_per_window_count", model="probe") is None
+    assert inspector.batcher.reserved_windows == 0
+
+
+class Held:
+    """A session whose runs wait."""
+
+    def __init__(self, session: Any) -> None:
+        self.entered, self.gate = threading.Event(), threading.Event()
+        self.ladder, self._session = session.ladder, session
+        self.form, self.provider = session.form, session.provider
+        self.runs = 0
+
+    def run(self, windows: np.ndarray, features: bool = False) -> WindowMaps:
+        self.runs += 1
+        self.entered.set()
+        assert self.gate.wait(30)
+        maps: WindowMaps = self._session.run(windows, features)
+        return maps
+
+
+def test_a_deadline_that_passes_in_the_queue_frees_the_place(make: Made, probe: Bundle) -> None:
+    inspector, held = make(), Held(probe.session)
+    bundle = replace(probe, session=held)
+
+    async def scenario() -> Inspection:
+        first = asyncio.create_task(task(inspector, bundle, flawed(0)))
+        assert await asyncio.to_thread(held.entered.wait, 30)
+        assert value(inspector, "queue_images") == 1
+        with pytest.raises(DeadlineExceeded):
+            await task(inspector, bundle, flawed(0), deadline=time.monotonic() + 0.05)
+        assert inspector.batcher.pictures == 1
+        held.gate.set()
+        return await first
+
+    assert asyncio.run(scenario()).verdict.decision is Decision.NOT_OK
+    assert held.runs == 1
+    assert value(inspector, "queue_images") == 0
+
+
+def test_a_departed_caller_frees_the_place_and_is_not_run(make: Made, probe: Bundle) -> None:
+    inspector, held = make(), Held(probe.session)
+    bundle = replace(probe, session=held)
+
+    async def scenario() -> None:
+        first = asyncio.create_task(task(inspector, bundle, flawed(0)))
+        assert await asyncio.to_thread(held.entered.wait, 30)
+        departing = asyncio.create_task(task(inspector, bundle, flawed(0)))
+        while inspector.batcher.pictures < 2:
+            await asyncio.sleep(0.001)
+        departing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await departing
+        assert inspector.batcher.pictures == 1
+        held.gate.set()
+        await first
+
+    asyncio.run(scenario())
+    assert held.runs == 1
+
+
+def test_only_the_poisonous_picture_of_a_batch_fails(make: Made, probe: Bundle) -> None:
+    inspector, held = make(), Held(probe.session)
+    bundle = replace(probe, session=held)
+    poison = np.full((224, 224, 3), POISON, np.uint8)
+
+    async def scenario() -> list[Any]:
+        first = asyncio.create_task(task(inspector, bundle, flawed(0)))
+        assert await asyncio.to_thread(held.entered.wait, 30)
+        rest = [asyncio.create_task(task(inspector, bundle, picture)) for picture in (flawed(255), poison, flawed(20))]
+        while inspector.batcher.pictures < 4:
+            await asyncio.sleep(0.001)
+        held.gate.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    outcomes = asyncio.run(scenario())
+    assert isinstance(outcomes[2], NetworkFailure)
+    decisions = [outcomes[index].verdict.decision for index in (0, 1, 3)]
+    assert decisions == [Decision.NOT_OK, Decision.OK, Decision.NOT_OK]
+
+
+def test_what_is_judged_is_counted(make: Made, probe: Bundle) -> None:
+    inspector = make(budget_s=3600)
+    for level in (255, 20, 150):
+        inspect(inspector, probe, flawed(level))
+    for verdict in ("ok", "not_ok", "review"):
+        assert value(inspector, "images_total", model="probe", verdict=verdict) == 1
+    for stage in STAGES:
+        assert value(inspector, "stage_seconds_count", stage=stage) == 3
+    assert value(inspector, "image_seconds_count", model="probe") == 3
+    assert value(inspector, "batch_images_sum") == 3
+    stages = sum(value(inspector, "stage_seconds_sum", stage=stage) or math.nan for stage in STAGES)
+    assert (value(inspector, "image_seconds_sum", model="probe") or 0) >= 0.99 * stages
+    # scores over the reject threshold: 0, 1.84 and 0.82
+    for limit, below in (("0.75", 1), ("0.9", 2), ("1.5", 2), ("2.0", 3)):
+        assert value(inspector, "anomaly_score_bucket", model="probe", le=limit) == below
+    assert value(inspector, "budget_exceeded_total", model="probe") is None
+
+
+def test_what_misses_its_budget_is_counted(make: Made, probe: Bundle) -> None:
+    inspector = make(budget_s=1e-9)
+    inspect(inspector, probe, flawed(255))
+    assert value(inspector, "budget_exceeded_total", model="probe") == 1
+
+
+def test_the_budget_grows_with_the_windows(make: Made, tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, working_size=448), CPU)
+
+    inspector = make(budget_s=1.0)
+    for total, exceeded in ((3.5, None), (4.5, 1)):  # four windows
+        inspector._count(bundle, bundle.plan(448, 448), inspect(make(), bundle, flawed(255)).verdict, {}, total)
+        assert value(inspector, "budget_exceeded_total", model="probe") == exceeded
+
+
+def test_a_closed_inspector_is_not_ready(make: Made, probe: Bundle) -> None:
+    inspector = make()
+    inspector.batcher.close()
+    with pytest.raises(NotReady):
+        inspect(inspector, probe, flawed(0))
