@@ -4,6 +4,7 @@ HOST ?= 127.0.0.1
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # A CPU build of PyTorch: plain `torch` from PyPI brings gigabytes of CUDA. CUDA users: make test TORCH='torch>=2.9,<3' TORCH_INDEX=
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
@@ -37,14 +38,15 @@ clean: ## remove the environment and what tests left
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Flawscribe needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PIP) -e .
 	@touch $@
 
-# the plain wheel first: it fails fast where no CPU build of that name is at hand
+# torch alone first, from local wheels where pip is told of some, else from PyTorch's own index, which has CPU builds
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) --no-deps --no-index '$(TORCH)' 2>/dev/null || \
+	  $(PIP) --no-deps --retries 2 $(TORCH_INDEX) '$(TORCH)'
+	$(PIP) -e '.[train,dev]'
 	@touch $@ $(VENV)/.serve

@@ -22,7 +22,9 @@ def test_readme_lists_the_settings(root: Path) -> None:
 
 def test_readme_names_only_commands_that_exist(root: Path) -> None:
     text = (root / "README.md").read_text()
-    listed = subprocess.run([sys.executable, "-m", "service", "--help"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "service", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     named = set(re.findall(r"flawscribe ([a-z]+)", text))
     assert named
     for name in named:

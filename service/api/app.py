@@ -16,7 +16,7 @@ from service.api.frame import Frame
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import FormName
-from service.bundle.store import Bundle, EngineOptions, Store, open_provider
+from service.bundle.store import EngineOptions, Store, open_provider
 from service.errors import FlawscribeError
 from service.inspector import Inspector
 from service.metrics import Metrics
@@ -30,7 +30,10 @@ _UNKNOWN_CPU_MS = 250.0
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI app. It loads and warms up the default model in the background; /readyz tells when that is done."""
+    """The ASGI app. It loads and warms up the default model in the background; /readyz tells when that is done.
+
+    Raises SettingsError, or NoSuchModel when the configured model is not there.
+    """
     settings = settings or load_settings()
     store = Store(settings.models_dir, EngineOptions(settings.precision, settings.provider, settings.threads))
     default_model = _default_model(settings, store)
@@ -80,7 +83,7 @@ async def _load_default(state: ServiceState) -> None:
     try:
         if state.default_model is not None:
             bundle = await asyncio.to_thread(state.store.load, state.default_model)
-            _describe(state, bundle)
+            state.describe(bundle)
         elif not state.store.names():
             state.lifecycle.failure = f"no model in {state.settings.models_dir}; train one: flawscribe train --help"
             log.error(state.lifecycle.failure)
@@ -91,19 +94,12 @@ async def _load_default(state: ServiceState) -> None:
         log.error("not ready: %s", error.detail)
 
 
-def _describe(state: ServiceState, bundle: Bundle) -> None:
-    identity = bundle.identity
-    log.info("model %s %s, %s on %s", identity.name, identity.version, identity.precision, identity.provider)
-    state.metrics.model_info.labels(identity.name).info(
-        {"version": str(identity.version), "precision": identity.precision, "provider": identity.provider}
-    )
-
-
 def _default_model(settings: Settings, store: Store) -> str | None:
     """The configured model, else the only one, else the bundled demo, else none."""
-    names = store.names()
     if settings.model is not None:
+        store.versions(settings.model)  # raises NoSuchModel: a wrong name in the configuration shows at start
         return settings.model
+    names = store.names()
     if len(names) == 1:
         return names[0]
     return _DEMO if _DEMO in names else None

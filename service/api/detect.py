@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
 import time
 from collections.abc import Awaitable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.api import schemas
-from service.api.problems import problem_of
+from service.api import answers, schemas
+from service.api.answers import Include, Outcome
 from service.api.state import ServiceState, require
 from service.api.wire import IMAGE_TYPES, read_pictures
 from service.bundle.store import Bundle
-from service.decision.heatmap import map_png, mask_png, overlay_png
 from service.errors import BadRequest, FlawscribeError, InvalidParameter, NoSuchModel, NotAcceptable, Overloaded
 from service.inspector import Picture
-from service.types import Inspection, ModelIdentity
+from service.types import Inspection
 
 T = TypeVar("T")
-Include = Literal["regions", "map", "mask", "overlay"]
 _AT_ONCE = 4  # pictures of one request judged together, so that a long request does not fill the queue
 router = APIRouter(tags=["inspect"])
 
@@ -41,7 +38,7 @@ class DetectQuery(BaseModel):
     @field_validator("include")
     @classmethod
     def _known(cls, value: str) -> str:
-        known = ("regions", "map", "mask", "overlay")
+        known = get_args(Include)
         if unknown := [part for part in value.split(",") if part and part not in known]:
             raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(known)}")
         return value
@@ -121,14 +118,14 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
     name = query.model or state.default_model
     if name is None:
         raise NoSuchModel(f"name one with ?model=; there are: {', '.join(state.store.names()) or 'none'}")
-    bundle = await asyncio.to_thread(state.store.load, name, query.version)
-    with state.store.lease(name, bundle.manifest.version) as leased:
-        judging = _judge_all(state, leased, incoming.pictures, deadline, query.threshold)
+    async with state.leased(name, query.version) as bundle:
+        judging = _judge_all(state, bundle, incoming.pictures, deadline, query.threshold)
         outcomes = await _unless_departed(request, judging)
-        _require_one(outcomes)
-        if picture_only:
-            return await _picture_answer(outcomes[0])
-        return await _json_answer(request, outcomes, leased, query)
+    judged = _judged(outcomes)
+    if picture_only:
+        return await answers.picture_answer(judged[0])
+    method = "request" if query.threshold is not None else bundle.form.reject_rule.method
+    return await answers.json_answer(request.state.request_id, outcomes, bundle.identity, query.included, method)
 
 
 async def _judge_all(
@@ -137,11 +134,11 @@ async def _judge_all(
     pictures: tuple[Picture | FlawscribeError, ...],
     deadline: float,
     threshold: float | None,
-) -> list[Inspection | FlawscribeError]:
+) -> list[Outcome]:
     """Each picture's inspection or its error, in order. Overload turns the whole request away only at its first picture."""
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def judge(index: int, picture: Picture | FlawscribeError) -> Inspection | FlawscribeError:
+    async def judge(index: int, picture: Picture | FlawscribeError) -> Outcome:
         if isinstance(picture, FlawscribeError):
             return picture
         async with places:
@@ -189,18 +186,19 @@ async def _departure(request: Request) -> None:
         pass
 
 
-def _require_one(outcomes: list[Inspection | FlawscribeError]) -> None:
-    """Raises the first error when no picture was judged."""
-    errors = [outcome for outcome in outcomes if isinstance(outcome, FlawscribeError)]
-    if len(errors) == len(outcomes):
-        raise errors[0]
+def _judged(outcomes: list[Outcome]) -> list[Inspection]:
+    """The pictures that were judged. Raises the first error when there is none."""
+    judged = [outcome for outcome in outcomes if isinstance(outcome, Inspection)]
+    if not judged:
+        raise next(outcome for outcome in outcomes if isinstance(outcome, FlawscribeError))
+    return judged
 
 
 def _deadline_ms(request: Request, state: ServiceState) -> float:
     stated = request.headers.get("x-deadline-ms")
     if stated is None:
         return state.settings.deadline_ms
-    if not stated.isdigit() or not 0 < int(stated) < 10**9:
+    if not stated.isdecimal() or not 0 < int(stated) < 10**9:
         raise InvalidParameter(f"X-Deadline-Ms must be a positive whole number of milliseconds, not {stated!r}")
     return int(stated)
 
@@ -213,112 +211,3 @@ def _wants_picture(request: Request) -> bool:
     if "image/png" in accepted or "image/*" in accepted:
         return True
     raise NotAcceptable("answers are application/json or image/png")
-
-
-async def _picture_answer(outcome: Inspection | FlawscribeError) -> Response:
-    assert isinstance(outcome, Inspection)
-    overlay = await asyncio.to_thread(_overlay, outcome)
-    headers = {"x-verdict": outcome.verdict.decision.value, "server-timing": _server_timing([outcome])}
-    return Response(overlay, media_type="image/png", headers=headers)
-
-
-async def _json_answer(
-    request: Request, outcomes: list[Inspection | FlawscribeError], bundle: Bundle, query: DetectQuery
-) -> Response:
-    request_id: str = request.state.request_id
-    included = query.included
-    method: Any = "request" if query.threshold is not None else bundle.form.reject_rule.method
-
-    def results() -> list[schemas.Result | schemas.FailedResult]:
-        return [
-            result_of(outcome, included, method)
-            if isinstance(outcome, Inspection)
-            else schemas.FailedResult(error=problem_of(outcome, request_id))
-            for outcome in outcomes
-        ]
-
-    drawn = bool(included - {"regions"})
-    answer = schemas.DetectAnswer(
-        request_id=request_id,
-        model=model_of(bundle.identity),
-        results=await asyncio.to_thread(results) if drawn else results(),
-    )
-    inspections = [outcome for outcome in outcomes if isinstance(outcome, Inspection)]
-    return Response(
-        answer.model_dump_json(exclude_none=False),
-        media_type="application/json",
-        headers={"server-timing": _server_timing(inspections)},
-    )
-
-
-def model_of(identity: ModelIdentity) -> schemas.Model:
-    """A model's identity as answered."""
-    return schemas.Model(
-        name=identity.name, version=identity.version, precision=identity.precision, provider=identity.provider
-    )
-
-
-def result_of(inspection: Inspection, included: frozenset[str], method: Any) -> schemas.Result:
-    """An inspection as answered, with the pictures that were asked for."""
-    verdict, plan, timings = inspection.verdict, inspection.anomaly_map.plan, inspection.timings
-    regions = None
-    if "regions" in included:
-        regions = [
-            schemas.Region(
-                box=region.box,
-                area_px=region.area_px,
-                area_share=region.area_share,
-                peak_score=region.peak_score,
-                centroid=region.centroid,
-                kind=region.kind,
-            )
-            for region in verdict.regions
-        ]
-    return schemas.Result(
-        id=inspection.id,
-        image=schemas.ImageFacts(width=plan.width, height=plan.height, sha256=inspection.sha256),
-        anomaly_score=verdict.score if math.isfinite(verdict.score) else None,
-        threshold=verdict.thresholds.reject,
-        threshold_method=method,
-        review_threshold=verdict.thresholds.review,
-        verdict=verdict.decision.value,
-        reasons=list(verdict.reasons),
-        is_anomalous=verdict.is_anomalous,
-        p_value=verdict.p_value,
-        regions=regions,
-        anomaly_map=_map(inspection) if "map" in included else None,
-        mask=_blob(mask_png(inspection.anomaly_map, _shown_review(inspection))) if "mask" in included else None,
-        overlay=_blob(_overlay(inspection)) if "overlay" in included else None,
-        metadata=inspection.metadata,
-        timings_ms=schemas.TimingsMs(
-            decode=round(timings.decode, 3),
-            prepare=round(timings.prepare, 3),
-            queue=round(timings.queue, 3),
-            network=round(timings.network, 3),
-            decide=round(timings.decide, 3),
-        ),
-    )
-
-
-def _shown_review(inspection: Inspection) -> float:
-    """The threshold that pictures are drawn at; none of an undecidable picture is marked, as it has no region."""
-    return inspection.verdict.thresholds.review if inspection.verdict.regions else math.inf
-
-
-def _overlay(inspection: Inspection) -> bytes:
-    return overlay_png(inspection.rgb, inspection.anomaly_map, inspection.verdict.thresholds)
-
-
-def _map(inspection: Inspection) -> schemas.Blob:
-    drawn = map_png(inspection.anomaly_map)
-    return _blob(drawn.data).model_copy(update={"scale": drawn.scale, "offset": drawn.offset})
-
-
-def _blob(data: bytes) -> schemas.Blob:
-    return schemas.Blob(media_type="image/png", data=base64.b64encode(data).decode())
-
-
-def _server_timing(inspections: list[Inspection]) -> str:
-    stages = ("decode", "prepare", "queue", "network", "decide")
-    totals = {stage: sum(getattr(inspection.timings, stage) for inspection in inspections) for stage in stages}
-    return ", ".join(f"{stage};dur={total:.2f}" for stage, total in totals.items())

@@ -33,7 +33,7 @@ class Frame:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        status = 0
 
         async def send_framed(message: Message) -> None:
             nonlocal status
@@ -47,15 +47,16 @@ class Frame:
         try:
             refusal = self._refusal(scope["path"], headers)
             if refusal is not None:
-                answer = await answer_problem(Request(scope), refusal)
-                await answer(scope, receive, send_framed)
-            else:
-                await self.app(scope, receive, send_framed)
+                raise refusal
+            await self.app(scope, receive, send_framed)
+        except Exception as error:
+            if status:  # the answer has begun: only breaking the connection tells that it is not whole
+                raise
+            answer = await answer_problem(Request(scope), error)
+            await answer(scope, receive, send_framed)
         finally:
             self.state.lifecycle.in_flight -= counted
-            route = scope.get("route")
-            endpoint = getattr(route, "path", "unknown")
-            self.state.metrics.requests.labels(endpoint, str(status)).inc()
+            self.state.metrics.requests.labels(_endpoint(scope), str(status or 500)).inc()
 
     def _refusal(self, path: str, headers: Headers) -> Exception | None:
         if path in _ALWAYS:
@@ -66,8 +67,17 @@ class Frame:
         if self.state.keys.keys or self.state.settings.insecure:
             return None
         # without keys only this machine may ask: a web page that rebinds its name to 127.0.0.1 shows in Host
-        host = headers.get("host", "")
-        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-        if not is_loopback(name.strip("[]")):
-            return Forbidden(f"host {host!r}: without API keys the service answers to localhost only")
+        named = {"host": headers.get("host", "")}
+        if "origin" in headers:
+            named["origin"] = headers["origin"].partition("://")[2]
+        for header, place in named.items():
+            if not is_loopback(re.sub(r":\d+$", "", place).strip("[]")):
+                return Forbidden(f"{header} {headers.get(header)!r}: without API keys only this machine is answered")
         return None
+
+
+def _endpoint(scope: Scope) -> str:
+    """The route's own path, so that clients cannot make up series; also of requests that were refused before routing."""
+    path: str = scope["path"]
+    known = any(getattr(route, "path", None) == path for route in scope["app"].routes)
+    return str(getattr(scope.get("route"), "path", path if known else "unknown"))

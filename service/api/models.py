@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from service.api import schemas
 from service.api.state import require
 from service.bundle.manifest import Manifest
 from service.bundle.store import Store
-from service.errors import BundleRefused
+from service.errors import BundleRefused, InvalidParameter
 
-router = APIRouter(tags=["models"])
+
+def no_query(request: Request) -> None:
+    """Raises InvalidParameter for any query parameter: none is known here, and silence would hide a mistake."""
+    if names := ", ".join(sorted(request.query_params)):
+        raise InvalidParameter(f"unknown query parameter {names}; this operation takes none")
+
+
+router = APIRouter(tags=["models"], dependencies=[Depends(no_query)])
 
 
 @router.get("/models", summary="The models of the models folder")
@@ -48,9 +55,9 @@ def show_model(request: Request, name: str) -> schemas.ModelDetail:
 @router.post("/models/{name}/activate", summary="Put a version in service")
 async def activate(request: Request, name: str, body: schemas.Activation) -> schemas.ModelDetail:
     """Verify, load and warm up a version, then swap it in; the one in service stays when the new one is refused (409)."""
-    store = require(request, "admin").store
-    await asyncio.to_thread(store.activate, name, body.version)
-    return show_model(request, name)
+    state = require(request, "admin")
+    state.describe(await asyncio.to_thread(state.store.activate, name, body.version))
+    return await asyncio.to_thread(show_model, request, name)
 
 
 def _version(store: Store, manifest: Manifest) -> schemas.ModelVersion:

@@ -34,7 +34,8 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     else:
         kind, title, status = "about:blank", "Internal error", 500
         detail = "an unexpected error; the log has it under this request_id"
-    return Problem(type=kind, title=title, status=status, detail=detail, request_id=request_id)
+    printable = detail.encode("utf-8", "replace").decode()  # a client's JSON may hold half a surrogate pair
+    return Problem(type=kind, title=title, status=status, detail=printable, request_id=request_id)
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
@@ -54,5 +55,5 @@ async def answer_problem(request: Request, error: Exception) -> Response:
 
 def install(app: FastAPI) -> None:
     """Answer every error of `app` by `answer_problem`."""
-    for kind in (FlawscribeError, RequestValidationError, HTTPException, Exception):
+    for kind in (FlawscribeError, RequestValidationError, HTTPException):  # the frame answers whatever else comes up
         app.add_exception_handler(kind, answer_problem)

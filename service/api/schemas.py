@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["ok", "review", "not_ok", "undecidable"]
+ThresholdMethod = Literal["conformal", "fitted_tail", "request"]
 
 
 class _Answer(BaseModel):
@@ -77,7 +78,9 @@ class Result(_Answer):
     image: ImageFacts
     anomaly_score: float | None  # null when the region of interest holds no cell of the picture
     threshold: float
-    threshold_method: Literal["conformal", "fitted_tail", "request"]
+    threshold_method: (
+        ThresholdMethod  # `fitted_tail`: extrapolated, too few held-out parts; `request`: the caller's own
+    )
     review_threshold: float
     verdict: Verdict
     reasons: list[str]

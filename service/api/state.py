@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
 from service.api.access import KeyRing, Scope
 from service.api.wire import BodyLimits
-from service.bundle.store import Store
+from service.bundle.store import Bundle, Store
 from service.errors import NotReady
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.settings import Settings
+
+log = logging.getLogger("flawscribe.app")
 
 
 @dataclass(slots=True)
@@ -54,6 +60,24 @@ class ServiceState:
             max_images=settings.max_images,
             max_pixels=int(settings.max_megapixels * 1_000_000),
             timeout_s=settings.body_timeout_s,
+        )
+
+    @contextlib.asynccontextmanager
+    async def leased(self, name: str, version: int | None = None) -> AsyncIterator[Bundle]:
+        """A model's bundle for one request, loaded off the event loop. Raises NoSuchModel, BundleRefused or NotReady."""
+        lease = self.store.lease(name, version)
+        bundle = await asyncio.to_thread(lease.__enter__)
+        try:
+            yield bundle
+        finally:
+            lease.__exit__(None, None, None)
+
+    def describe(self, bundle: Bundle) -> None:
+        """Say which version of a model is in service: a log line and the series flawscribe_model_info."""
+        identity = bundle.identity
+        log.info("model %s %s, %s on %s", identity.name, identity.version, identity.precision, identity.provider)
+        self.metrics.model_info.labels(identity.name).info(
+            {"version": str(identity.version), "precision": identity.precision, "provider": identity.provider}
         )
 
     def require_ready(self) -> None:

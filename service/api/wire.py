@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -23,8 +24,7 @@ from service.inspector import Picture
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 _ALL_TYPES = ("multipart/form-data", "application/json", "application/octet-stream", *IMAGE_TYPES)
 _META_HEADER = "x-meta-"
-_LONGEST_META = 1000  # characters of one value
-_MOST_META = 64
+_LONGEST_META, _LONGEST_META_NAME, _MOST_META = 1000, 100, 64  # characters of a value and a name; entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,14 @@ class Incoming:
 
 
 class _InMemoryParser(MultiPartParser):
-    spool_max_size = (
-        sys.maxsize
-    )  # Starlette's default writes uploads over 1 MB to disk; ours are bounded and judged at once
+    spool_max_size = sys.maxsize  # Starlette writes uploads over 1 MB to disk; ours are bounded and judged at once
 
 
 async def read_pictures(request: Request, limits: BodyLimits) -> Incoming:
-    """Read the body. Raises UnsupportedMediaType, TooLarge, BadRequest; an unusable picture among several is an entry."""
+    """Read the body. Raises UnsupportedMediaType, TooLarge, BadRequest, HTTPException 408 when it does not arrive in time.
+
+    A picture that cannot be taken apart is an entry among the others.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _ALL_TYPES:
         raise UnsupportedMediaType(f"content type {media_type or '(none)'}; accepted are: {', '.join(_ALL_TYPES)}")
@@ -61,23 +62,31 @@ async def read_pictures(request: Request, limits: BodyLimits) -> Incoming:
                 pictures = await _multipart(request, limits)
             else:
                 body = b"".join([chunk async for chunk in _bounded(request, limits)])
-                pictures = _single(request, media_type, body, limits)
+                if media_type == "application/json":  # tens of megabytes of base64 would hold up the event loop
+                    pictures = await asyncio.to_thread(_from_json, body, _meta_headers(request))
+                else:
+                    pictures = [_single(request, media_type, body, limits)]
     except TimeoutError as error:
-        raise BadRequest(f"the body did not arrive within {limits.timeout_s:g} s") from error
+        late = f"the body did not arrive within {limits.timeout_s:g} s"
+        raise HTTPException(408, late, {"connection": "close"}) from error
     except ClientDisconnect as error:
         raise BadRequest("the client left before the body had arrived") from error
     if not pictures:
         raise BadRequest("no picture in the request: send one or more parts named `image`")
     if len(pictures) > limits.max_images:
-        raise TooLarge(f"{len(pictures)} pictures in one request, the limit is {limits.max_images}")
+        raise _too_many(limits)
     return Incoming(tuple(pictures))
+
+
+def _too_many(limits: BodyLimits) -> TooLarge:
+    return TooLarge(f"more than {limits.max_images} pictures in one request")
 
 
 async def _bounded(request: Request, limits: BodyLimits) -> AsyncGenerator[bytes, None]:
     """The body's chunks; stops reading at the limit, announced or real."""
     message = f"the body is larger than {limits.max_bytes} bytes"
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limits.max_bytes:
+    if announced.isdecimal() and int(announced) > limits.max_bytes:
         raise TooLarge(message)
     received = 0
     async for chunk in request.stream():
@@ -91,13 +100,15 @@ async def _multipart(request: Request, limits: BodyLimits) -> list[Picture | Fla
     parser = _InMemoryParser(
         request.headers,
         _bounded(request, limits),
-        max_files=limits.max_images + 1,
+        max_files=limits.max_images,
         max_fields=_MOST_META,
         max_part_size=64 * 1024,
     )
     try:
         form = await parser.parse()
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise _too_many(limits) from error
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
     metadata = _meta_headers(request)
     blobs: list[bytes | FlawscribeError] = []
@@ -114,13 +125,11 @@ async def _multipart(request: Request, limits: BodyLimits) -> list[Picture | Fla
     return [blob if isinstance(blob, FlawscribeError) else Picture(blob, metadata=metadata) for blob in blobs]
 
 
-def _single(request: Request, media_type: str, body: bytes, limits: BodyLimits) -> list[Picture | FlawscribeError]:
+def _single(request: Request, media_type: str, body: bytes, limits: BodyLimits) -> Picture:
     metadata = _meta_headers(request)
-    if media_type == "application/json":
-        return _from_json(body, metadata)
     if media_type == "application/octet-stream":
-        return [_raw(body, request.headers.get("x-image-shape"), metadata, limits)]
-    return [Picture(body, metadata=metadata)]
+        return _raw(body, request.headers.get("x-image-shape"), metadata, limits)
+    return Picture(body, metadata=metadata)
 
 
 def _from_json(body: bytes, metadata: dict[str, str]) -> list[Picture | FlawscribeError]:
@@ -135,7 +144,9 @@ def _from_json(body: bytes, metadata: dict[str, str]) -> list[Picture | Flawscri
     given = document.get("metadata") or {}
     if not isinstance(given, dict) or not all(isinstance(value, str | int | float) for value in given.values()):
         raise BadRequest("metadata must be an object of texts or numbers")
-    metadata |= {str(name): _meta_value(str(name), str(value)) for name, value in given.items()}
+    if len(given) > _MOST_META:
+        raise BadRequest(f"more than {_MOST_META} metadata entries")
+    metadata |= {name: _meta_value(name, str(value)) for name, value in given.items()}
     return [_from_base64(entry, metadata) for entry in document["images"]]
 
 
@@ -172,6 +183,13 @@ def _meta_headers(request: Request) -> dict[str, str]:
 
 
 def _meta_value(name: str, value: str) -> str:
-    if len(value) > _LONGEST_META or len(name) > 100:
-        raise BadRequest(f"metadata {name[:100]!r} is too long; values have at most {_LONGEST_META} characters")
+    if len(value) > _LONGEST_META or len(name) > _LONGEST_META_NAME:
+        raise BadRequest(
+            f"metadata {name[:_LONGEST_META_NAME]!r} is too long: names have at most {_LONGEST_META_NAME} characters, "
+            f"values {_LONGEST_META}"
+        )
+    try:
+        (name + value).encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no answer could carry
+        raise BadRequest("metadata is not valid Unicode") from error
     return value

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import typer
 
 from service.bundle.store import Bundle, EngineOptions, Store, load_bundle
-from service.decision.heatmap import overlay_png
+from service.decision.heatmap import draw_overlay
 from service.errors import BadRequest, FlawscribeError, UnreadableImage
 from service.inspector import Inspector, Picture
 from service.metrics import Metrics
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 from service.types import Inspection
 
+Format = Literal["csv", "jsonl"]
+Row = dict[str, Any]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 _COLUMNS = (
     "file",
@@ -34,75 +37,84 @@ _COLUMNS = (
     "reasons",
     "error",
 )
+_LONGEST_S = 3600.0  # of one picture: nobody waits for an answer here
 
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of pictures, looked through with its subfolders, or one picture.")
+    ],
     bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; or use --model.")] = None,
     model: Annotated[str | None, typer.Option(help="A model of the models folder, its active version.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; standard output when not given.")] = None,
-    format: Annotated[str, typer.Option(help="csv or jsonl.")] = "csv",
-    overlays: Annotated[Path | None, typer.Option(help="Folder for a PNG overlay of each picture.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for scores.csv or scores.jsonl; else standard output.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="csv or jsonl.")] = "csv",
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Draw an overlay of each picture, in OUT/overlays.")
+    ] = False,
 ) -> None:
-    """Judge a folder of pictures without a server.
+    """Judge a folder of pictures without a server. A picture that cannot be read has its error in its row.
 
-    Example: flawscribe score photos/ --model polka-dot --format jsonl --overlays seen/
+    Example: flawscribe score photos/ --model polka-dot --out scored/ --overlays
     """
-    if format not in ("csv", "jsonl"):
-        raise BadRequest(f"--format {format!r}; csv or jsonl")
-    if not folder.exists():
+    files = find_pictures(folder)
+    if overlays and out is None:
+        raise BadRequest("--overlays needs --out")
+    settings = load_settings()
+    judging = _judge(files, _load(bundle, model, settings), settings)
+    names = {file: file.name if file == folder else file.relative_to(folder).as_posix() for file in files}
+    if out is None:
+        _WRITERS[format](sys.stdout, (_row(names[file], outcome) for file, outcome in judging))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if overlays:
+        judging = _drawing(judging, lambda file: out / "overlays" / f"{names[file]}.png")
+    with (out / f"scores.{format}").open("w", newline="") as stream:
+        _WRITERS[format](stream, (_row(names[file], outcome) for file, outcome in judging))
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The pictures in `folder` and below, sorted, or the one file. Raises BadRequest when there is none."""
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
         raise BadRequest(f"{folder} does not exist")
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not files:
         raise BadRequest(f"no picture in {folder}")
-    settings = load_settings()
+    return files
+
+
+def _load(bundle: Path | None, model: str | None, settings: Settings) -> Bundle:
     options = EngineOptions(settings.precision, settings.provider, settings.threads)
+    if bundle is not None and model is not None:
+        raise BadRequest("give --bundle or --model, not both")
     if bundle is not None:
-        loaded = load_bundle(bundle, options)
-    else:
-        store = Store(settings.models_dir, options)
-        loaded = store.load(model or settings.model or "polka-dot")
-    rows = _rows(files, folder, loaded, overlays, int(settings.max_megapixels * 1_000_000))
-    with out.open("w", newline="") if out is not None else _Standard() as stream:
-        _write(stream, rows, "csv" if format == "csv" else "jsonl")
+        return load_bundle(bundle, options)
+    store = Store(settings.models_dir, options)
+    names = store.names()
+    return store.load(model or settings.model or (names[0] if len(names) == 1 else "polka-dot"))
 
 
-class _Standard:
-    def __enter__(self) -> Any:
-        return sys.stdout
-
-    def __exit__(self, *_: object) -> None:
-        sys.stdout.flush()
+Judging = Iterator[tuple[Path, Inspection | FlawscribeError]]
 
 
-def _write(stream: Any, rows: Iterator[dict[str, Any]], form: Literal["csv", "jsonl"]) -> None:
-    if form == "jsonl":
-        for row in rows:
-            stream.write(json.dumps(row) + "\n")
-        return
-    writer = csv.DictWriter(stream, _COLUMNS, restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({**row, "regions": json.dumps(row["regions"]), "reasons": "; ".join(row["reasons"])})
-
-
-def _rows(
-    files: list[Path], folder: Path, bundle: Bundle, overlays: Path | None, max_pixels: int
-) -> Iterator[dict[str, Any]]:
-    """A row a file, through the same path that serves."""
-    inspector = Inspector(Metrics(1.0), queue_windows=4096, max_pixels=max_pixels)
+def _judge(files: list[Path], bundle: Bundle, settings: Settings) -> Judging:
+    """Each file's inspection or its error, through the same path that serves."""
+    inspector = Inspector(
+        Metrics(1.0),
+        queue_windows=100_000,  # one picture at a time: nothing is turned away
+        max_pixels=int(settings.max_megapixels * 1_000_000),
+        decode_threads=settings.decode_threads,
+    )
     with asyncio.Runner() as runner:
         try:
             for file in files:
-                name = file.name if file == folder else file.relative_to(folder).as_posix()
                 try:
-                    inspection = runner.run(_inspect(inspector, bundle, file))
+                    yield file, runner.run(_inspect(inspector, bundle, file))
                 except FlawscribeError as error:
-                    yield {"file": name, "regions": [], "reasons": [], "error": error.detail}
-                    continue
-                if overlays is not None:
-                    _draw(overlays / f"{Path(name).with_suffix('')}.png", inspection)
-                yield _row(name, inspection)
+                    yield file, error
         finally:
             inspector.close()
 
@@ -112,26 +124,47 @@ async def _inspect(inspector: Inspector, bundle: Bundle, file: Path) -> Inspecti
         data = file.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{file}: {error.strerror}") from error
-    return await inspector.inspect(Picture(data), bundle, deadline=time.monotonic() + 3600)
+    return await inspector.inspect(Picture(data), bundle, deadline=time.monotonic() + _LONGEST_S)
 
 
-def _draw(target: Path, inspection: Inspection) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(overlay_png(inspection.rgb, inspection.anomaly_map, inspection.verdict.thresholds))
+def _drawing(judging: Judging, place: Callable[[Path], Path]) -> Judging:
+    """The same, with an overlay written for each picture that was judged."""
+    for file, outcome in judging:
+        if isinstance(outcome, Inspection):
+            place(file).parent.mkdir(parents=True, exist_ok=True)
+            place(file).write_bytes(draw_overlay(outcome))
+        yield file, outcome
 
 
-def _row(name: str, inspection: Inspection) -> dict[str, Any]:
-    verdict = inspection.verdict
+def _row(name: str, outcome: Inspection | FlawscribeError) -> Row:
+    if isinstance(outcome, FlawscribeError):
+        return {"file": name, "regions": [], "reasons": [], "error": outcome.detail}
+    verdict = outcome.verdict
     return {
         "file": name,
         "verdict": verdict.decision.value,
-        "anomaly_score": round(verdict.score, 6),
-        "threshold": round(verdict.thresholds.reject, 6),
-        "review_threshold": round(verdict.thresholds.review, 6),
-        "p_value": round(verdict.p_value, 6),
+        "anomaly_score": verdict.score if math.isfinite(verdict.score) else None,
+        "threshold": verdict.thresholds.reject,
+        "review_threshold": verdict.thresholds.review,
+        "p_value": verdict.p_value,
         "regions": [asdict(region) for region in verdict.regions],
         "reasons": list(verdict.reasons),
     }
+
+
+def _write_csv(stream: IO[str], rows: Iterator[Row]) -> None:
+    writer = csv.DictWriter(stream, _COLUMNS, restval="")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row, "regions": json.dumps(row["regions"]), "reasons": "; ".join(row["reasons"])})
+
+
+def _write_jsonl(stream: IO[str], rows: Iterator[Row]) -> None:
+    for row in rows:
+        stream.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+_WRITERS: dict[Format, Callable[[IO[str], Iterator[Row]], None]] = {"csv": _write_csv, "jsonl": _write_jsonl}
 
 
 def register(app: typer.Typer) -> None:

@@ -14,6 +14,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.api.state import ServiceState
+from service.errors import SettingsError
 from service.settings import load_settings
 
 _LOOK_S = 0.05
@@ -41,8 +42,9 @@ class DrainingServer(uvicorn.Server):
         for server in self.servers:
             for bound in server.sockets:
                 host, port = bound.getsockname()[:2]
+                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
                 word = "ready" if lifecycle.ready else f"listening, not ready: {lifecycle.failure}"
-                typer.echo(f"flawscribe {word} on http://{host}:{port} (API: http://{host}:{port}/docs)")
+                typer.echo(f"flawscribe {word} on {url} (API: {url}/docs)")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain, or give up waiting."""
@@ -78,6 +80,7 @@ def serve(
     """
     settings = load_settings(host=host, port=port, models_dir=models_dir, model=model, insecure=insecure)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    listener = listen(settings.host, settings.port)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -89,7 +92,16 @@ def serve(
         timeout_graceful_shutdown=max(1, int(settings.drain_s)),
         server_header=False,
     )
-    DrainingServer(config, app.state.service).run()
+    DrainingServer(config, app.state.service).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before anything is loaded. Raises SettingsError when the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
 def register(app: typer.Typer) -> None:

@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from service.decision.regions import mask_pixels
 from service.decision.scale import full_size
-from service.types import AnomalyMap, Thresholds
+from service.types import AnomalyMap, Inspection, Thresholds
 
 _COOL, _HOT = np.array((255, 210, 0), np.float32), np.array((230, 0, 40), np.float32)
-_OUTLINE = np.array((255, 255, 255), np.float32)
+_OUTLINE = np.array((255, 255, 255), np.uint8)
 _PNG_LEVEL = 1  # higher levels cost several times the time for a few percent
 
 
@@ -28,25 +28,47 @@ class ScaledPng:
     offset: float
 
 
-def overlay_png(rgb: NDArray[np.uint8], anomaly_map: AnomalyMap, thresholds: Thresholds) -> bytes:
-    """The picture uint8 [H,W,3] with the map's heat from half the review threshold on, and the regions outlined."""
-    heat = full_size(finite_cells(anomaly_map), anomaly_map.plan)
+def draw_overlay(inspection: Inspection) -> bytes:
+    """The picture of an inspection with the map's heat and its regions outlined, as PNG bytes."""
+    return overlay_png(
+        inspection.rgb, inspection.anomaly_map, inspection.verdict.thresholds, outlined=_regions_of(inspection)
+    )
+
+
+def draw_mask(inspection: Inspection) -> bytes:
+    """The regions of an inspection as a PNG of 0 and 255, the picture's size."""
+    return _png(_regions_of(inspection).astype(np.uint8) * 255)
+
+
+def _regions_of(inspection: Inspection) -> NDArray[np.bool_]:
+    """bool [H,W]. An undecidable picture has no region, however high its map."""
+    verdict = inspection.verdict
+    return mask_pixels(inspection.anomaly_map, verdict.thresholds.review if verdict.regions else np.inf)
+
+
+def overlay_png(
+    rgb: NDArray[np.uint8],
+    anomaly_map: AnomalyMap,
+    thresholds: Thresholds,
+    *,
+    outlined: NDArray[np.bool_] | None = None,
+) -> bytes:
+    """The picture uint8 [H,W,3] with the map's heat from half the review threshold on.
+
+    `outlined`: bool [H,W], by default what lies above the review threshold.
+    """
+    mask = mask_pixels(anomaly_map, thresholds.review) if outlined is None else outlined
+    scores = full_size(finite_cells(anomaly_map), anomaly_map.plan)
     low = 0.5 * thresholds.review
     span = max(1.5 * thresholds.reject - low, 1e-6)
-    heat = np.clip((heat - low) / span, 0, 1)[..., None]
-    colour = _COOL + (_HOT - _COOL) * heat
+    warm = scores > low  # mostly few pixels: only they are mixed, which saves time and memory
+    heat = np.minimum((scores[warm] - low) / span, 1)[:, None]
     opacity = 0.65 * np.sqrt(heat)
-    mixed = rgb * (1 - opacity) + colour * opacity
-    mask = mask_pixels(anomaly_map, thresholds.review)
+    drawn = rgb.copy()
+    drawn[warm] = rgb[warm] * (1 - opacity) + (_COOL + (_HOT - _COOL) * heat) * opacity
     width = max(1, round(max(mask.shape) / 500))
-    outline = ndimage.binary_dilation(mask, iterations=width) & ~mask
-    mixed[outline] = _OUTLINE
-    return _png(np.asarray(np.clip(mixed, 0, 255), np.uint8))
-
-
-def mask_png(anomaly_map: AnomalyMap, review: float) -> bytes:
-    """The regions as a PNG of 0 and 255, the picture's size."""
-    return _png(mask_pixels(anomaly_map, review).astype(np.uint8) * 255)
+    drawn[ndimage.binary_dilation(mask, iterations=width) & ~mask] = _OUTLINE
+    return _png(drawn)
 
 
 def map_png(anomaly_map: AnomalyMap) -> ScaledPng:

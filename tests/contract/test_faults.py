@@ -127,6 +127,19 @@ def test_the_death_of_the_inference_thread_strands_nobody(small: Service) -> Non
     assert ask(small).status_code == 200
 
 
+def test_an_unexpected_error_tells_nothing_of_the_inside(small: Service) -> None:
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the secret inside")
+
+    small.state.inspector.inspect = fail  # type: ignore[method-assign]
+    answer = ask(small, headers={"x-request-id": "r-500"})
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "r-500"
+    assert "secret" not in answer.text
+    assert 'flawscribe_requests_total{code="500",endpoint="/detect"} 1.0' in small.client.get("/metrics").text
+
+
 def test_large_bodies_are_refused_announced_or_not(tmp_path: Path) -> None:
     write_bundle(tmp_path, "probe", 1)
     with running(tmp_path, max_body_mb=0.1, max_megapixels=0.01) as service:
@@ -146,7 +159,9 @@ def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             head = f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: 999\r\n\r\n"
             connection.sendall(head.encode() + b"only this")
-            assert b"400" in connection.recv(4096).splitlines()[0]
+            answer = connection.recv(4096)
+            assert b"408" in answer.splitlines()[0]
+            assert b"connection: close" in answer.lower()
 
 
 def child(models_dir: Path, **environment: str) -> subprocess.Popen[str]:

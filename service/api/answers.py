@@ -1,0 +1,100 @@
+"""Inspections -> answers: JSON with the pictures that were asked for, or the overlay itself. Drawing stays off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from typing import Literal
+
+from fastapi import Response
+
+from service.api import schemas
+from service.api.problems import problem_of
+from service.decision.heatmap import draw_mask, draw_overlay, map_png
+from service.errors import FlawscribeError
+from service.types import Inspection, ModelIdentity, Timings
+
+Include = Literal["regions", "map", "mask", "overlay"]
+Outcome = Inspection | FlawscribeError
+
+
+async def picture_answer(inspection: Inspection) -> Response:
+    """The overlay as image/png; the verdict goes into X-Verdict."""
+    drawn = await asyncio.to_thread(draw_overlay, inspection)
+    headers = {"x-verdict": inspection.verdict.decision.value, "server-timing": _server_timing([inspection])}
+    return Response(drawn, media_type="image/png", headers=headers)
+
+
+async def json_answer(
+    request_id: str,
+    outcomes: Sequence[Outcome],
+    identity: ModelIdentity,
+    included: frozenset[str],
+    method: schemas.ThresholdMethod,
+) -> Response:
+    """One result per picture, in order; a picture that could not be judged has its problem in its place."""
+
+    def render() -> str:
+        results = [
+            result_of(outcome, included, method)
+            if isinstance(outcome, Inspection)
+            else schemas.FailedResult(error=problem_of(outcome, request_id))
+            for outcome in outcomes
+        ]
+        model = schemas.Model(**asdict(identity))
+        return schemas.DetectAnswer(request_id=request_id, model=model, results=results).model_dump_json()
+
+    drawing = bool(included - {"regions"})
+    text = await asyncio.to_thread(render) if drawing else render()
+    inspections = [outcome for outcome in outcomes if isinstance(outcome, Inspection)]
+    return Response(text, media_type="application/json", headers={"server-timing": _server_timing(inspections)})
+
+
+def result_of(inspection: Inspection, included: frozenset[str], method: schemas.ThresholdMethod) -> schemas.Result:
+    """An inspection as answered, with the pictures that were asked for."""
+    verdict, plan = inspection.verdict, inspection.anomaly_map.plan
+
+    def wanted(name: Include, draw: Callable[[Inspection], schemas.Blob]) -> schemas.Blob | None:
+        return draw(inspection) if name in included else None
+
+    return schemas.Result(
+        id=inspection.id,
+        image=schemas.ImageFacts(width=plan.width, height=plan.height, sha256=inspection.sha256),
+        anomaly_score=verdict.score if math.isfinite(verdict.score) else None,
+        threshold=verdict.thresholds.reject,
+        threshold_method=method,
+        review_threshold=verdict.thresholds.review,
+        verdict=verdict.decision.value,
+        reasons=list(verdict.reasons),
+        is_anomalous=verdict.is_anomalous,
+        p_value=verdict.p_value,
+        regions=[schemas.Region.model_validate(asdict(region)) for region in verdict.regions]
+        if "regions" in included
+        else None,
+        anomaly_map=wanted("map", _map),
+        mask=wanted("mask", lambda it: _blob(draw_mask(it))),
+        overlay=wanted("overlay", lambda it: _blob(draw_overlay(it))),
+        metadata=inspection.metadata,
+        timings_ms=schemas.TimingsMs(**{stage: round(ms, 3) for stage, ms in asdict(inspection.timings).items()}),
+    )
+
+
+def _map(inspection: Inspection) -> schemas.Blob:
+    drawn = map_png(inspection.anomaly_map)
+    return _blob(drawn.data).model_copy(update={"scale": drawn.scale, "offset": drawn.offset})
+
+
+def _blob(data: bytes) -> schemas.Blob:
+    return schemas.Blob(media_type="image/png", data=base64.b64encode(data).decode())
+
+
+def _server_timing(inspections: Sequence[Inspection]) -> str:
+    """The stages in milliseconds, summed over the request's pictures (W3C Server Timing)."""
+    totals = {
+        stage.name: sum(getattr(inspection.timings, stage.name) for inspection in inspections)
+        for stage in fields(Timings)
+    }
+    return ", ".join(f"{stage};dur={total:.2f}" for stage, total in totals.items())

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import concurrent.futures
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.serving import Gate, Service, running, wait_until
+from tests.networks import OPEN_GATE, grey_picture, png, write_bundle
+
+FILES = {"image": ("a.png", png(grey_picture()))}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Service]:
+    """A service with two versions of a model, the second of which sees twice as dark; version 1 is active."""
+    write_bundle(tmp_path, "probe", 1)
+    write_bundle(tmp_path, "probe", 2, gain=2.0)
+    (tmp_path / "probe" / "active").write_text("1\n")
+    with running(tmp_path) as service:
+        yield service
+
+
+def answer(service: Service, **query: Any) -> dict[str, Any]:
+    response = service.client.post("/detect", params=query, files=FILES)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def activate(service: Service, version: int) -> Any:
+    return service.client.post("/models/probe/activate", json={"version": version})
+
+
+def test_activation_swaps_the_version_that_answers(two: Service) -> None:
+    first = answer(two)
+    assert first["model"]["version"] == 1
+    activated = activate(two, 2)
+    assert activated.status_code == 200
+    assert activated.json()["active_version"] == 2
+    second = answer(two)
+    assert second["model"]["version"] == 2
+    assert second["results"][0]["anomaly_score"] == pytest.approx(2 * first["results"][0]["anomaly_score"], rel=1e-3)
+    assert answer(two, version=1)["model"]["version"] == 1
+    assert 'flawscribe_model_info{model="probe",precision="float32",provider="cpu",version="2"}' in (
+        two.client.get("/metrics").text
+    )
+
+
+def test_a_refused_version_leaves_the_one_in_service(two: Service) -> None:
+    network = two.state.store.models_dir / "probe" / "2" / "model.onnx"
+    network.write_bytes(network.read_bytes() + b"\0")
+    refused = activate(two, 2)
+    assert refused.status_code == 409
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert "model.onnx" in refused.json()["detail"]
+    assert answer(two)["model"]["version"] == 1
+    assert two.client.get("/models/probe").json()["active_version"] == 1
+
+
+def test_a_request_that_is_running_ends_on_the_version_it_began_with(two: Service) -> None:
+    gate = Gate(two.session)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        running_request = pool.submit(answer, two)
+        assert gate.entered.acquire(timeout=20)
+        assert activate(two, 2).status_code == 200
+        assert two.state.store.is_loaded("probe", 1)
+        gate.restore()
+        assert running_request.result()["model"]["version"] == 1
+    wait_until(lambda: not two.state.store.is_loaded("probe", 1))
+
+
+def test_a_broken_manifest_is_listed_with_its_fault(two: Service) -> None:
+    (two.state.store.models_dir / "probe" / "2" / "manifest.json").write_text("{}")
+    shown = two.client.get("/models/probe").json()
+    assert [version["version"] for version in shown["versions"]] == [1]
+    assert "manifest" in shown["refused"]["2"]
+
+
+def test_wrong_names_versions_and_parameters(two: Service) -> None:
+    client = two.client
+    assert activate(two, 7).status_code == 404
+    assert client.post("/models/nothing/activate", json={"version": 1}).status_code == 404
+    assert client.post("/models/probe/activate", json={"version": 1, "force": True}).status_code == 422
+    assert client.post("/models/probe/activate", content=b"{").status_code == 422
+    assert client.get("/models", params={"nmae": "probe"}).status_code == 422
+    assert client.get("/models/nothing").status_code == 404
+
+
+def test_one_of_several_models_must_be_named(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "left", 1)
+    write_bundle(tmp_path, "right", 1)
+    with running(tmp_path) as service:
+        unnamed = service.client.post("/detect", files=FILES)
+        assert unnamed.status_code == 404
+        assert "left, right" in unnamed.json()["detail"]
+        assert answer(service, model="right")["model"]["name"] == "right"
+
+
+def test_an_extrapolated_threshold_is_labelled(tmp_path: Path) -> None:
+    manifest = write_bundle(tmp_path, "probe", 1) / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["forms"]["float32"]["reject_rule"] = {"method": "fitted_tail", "false_reject_rate": 0.01, "parts": 9}
+    manifest.write_text(json.dumps(document))
+    with running(tmp_path) as service:
+        assert answer(service)["results"][0]["threshold_method"] == "fitted_tail"
+        assert answer(service, threshold=0.4)["results"][0]["threshold_method"] == "request"
+
+
+def test_an_undecidable_picture_says_why_and_marks_nothing(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1, gate=OPEN_GATE.model_copy(update={"min_brightness": 100.0}))
+    with running(tmp_path) as service:
+        dark = {"image": ("a.png", png(grey_picture(level=10)))}
+        response = service.client.post("/detect", params={"include": "regions,mask,overlay,map"}, files=dark)
+        (result,) = response.json()["results"]
+        assert (result["verdict"], result["is_anomalous"], result["regions"]) == ("undecidable", False, [])
+        assert result["reasons"]
+        assert result["anomaly_score"] > result["threshold"]
