@@ -62,9 +62,10 @@ Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
 _REVIEW_TIMES = 5  # the review band opens at this multiple of the false reject rate
 _FORM_LOSS = 0.002  # how much separation a faster form may lose
+_JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a form is kept or dropped
 _QUANTISE_WINDOWS = 48
 _SETTINGS = "settings.json"
-_MOST_RANKED = 150  # training pictures looked at for the report
+_MOST_RANKED = 60  # training pictures looked at for the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,16 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
     detector = detector.cpu()
     round_to_half(detector)
     separation = chooser.score(detector)  # sets the quantiles anew, for the rounded weights
-    networks = _networks(detector, bank, chooser, say)
+    judge = Selection(
+        held_out,
+        product.recipe,
+        global_map=product.global_map,
+        min_flaw_px=product.min_flaw_px,
+        seed=settings.seed + 1,
+        flaws_each=5,
+        window_limit=_JUDGE_WINDOWS,
+    )
+    networks = _networks(detector, bank, judge, say)
     forms = {
         name: _form(settings, product, detector, chooser, splits.calibration, calibration, name, data)
         for name, data in networks.items()

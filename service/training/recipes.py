@@ -49,8 +49,8 @@ def recipe_named(name: str, images: int) -> Recipe:
             warm_up=20,
             tail=0.3,
             linear_tail=True,
-            evaluate_every=80,
-            patience=3,
+            evaluate_every=140,
+            patience=2,
         )
     if name == "paper":  # appendix A.1
         return Recipe("paper", steps=70_000, batch=1, penalty_batch=1, whole_batch=1, learning_rate=1e-4)
