@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from PIL import Image
 
 from service.bundle.manifest import (
@@ -77,14 +77,47 @@ def darkness_network(global_map: bool = False, gain: float = 1.0) -> bytes:
         nodes.append(helper.make_node("Identity", ["structural_map"], ["logical_map"]))
         outputs.append(helper.make_tensor_value_info("logical_map", TensorProto.FLOAT, ["N", 56, 56]))
     outputs.append(helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", 384, 56, 56]))
-    graph = helper.make_graph(
-        nodes,
-        "darkness",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 256, 256, 3])],
-        outputs,
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    return _model("darkness", nodes, outputs, constants)
+
+
+def field_network(kernel: np.ndarray) -> bytes:
+    """A network that weighs a cell's whole field, window pixels 4i .. 4i+32, with `kernel` float32 [33,33].
+
+    Its structural map is the weighted darkness (0..1), its logical map the weighted redness (-0.5..1).
+    """
+    dark = np.stack([kernel] * 3) / -(3 * 255)
+    red = np.stack([kernel, -kernel / 2, -kernel / 2]) / 255
+    constants = {
+        "weight": np.stack([dark, red]).astype(np.float32),
+        "bias": np.array([kernel.sum(), 0], np.float32),
+        "halves": np.array([1, 1], np.int64),
+        "one": np.array([1], np.int64),
+        "channels": np.ones((1, 384, 1, 1), np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "weight", "bias"], ["both"], strides=[4, 4]),
+        helper.make_node("Split", ["both", "halves"], ["dark", "red"], axis=1),
+        helper.make_node("Squeeze", ["dark", "one"], ["structural_map"]),
+        helper.make_node("Squeeze", ["red", "one"], ["logical_map"]),
+        helper.make_node("Mul", ["dark", "channels"], ["wide"]),
+        helper.make_node("Cast", ["wide"], ["features"], to=TensorProto.FLOAT16),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("structural_map", TensorProto.FLOAT, ["N", 56, 56]),
+        helper.make_tensor_value_info("logical_map", TensorProto.FLOAT, ["N", 56, 56]),
+        helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", 384, 56, 56]),
+    ]
+    return _model("field", nodes, outputs, constants)
+
+
+def _model(name: str, nodes: list[NodeProto], outputs: list[ValueInfoProto], constants: dict[str, np.ndarray]) -> bytes:
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 256, 256, 3])
+    initializers = [numpy_helper.from_array(value, constant) for constant, value in constants.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, name, [image], outputs, initializers), opset_imports=[helper.make_opsetid("", 18)]
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 9
     return bytes(model.SerializeToString())
 

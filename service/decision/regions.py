@@ -2,60 +2,95 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from service.decision.scale import cell_edges
-from service.types import AnomalyMap, Region
+from service.decision.scale import cell_pixels
+from service.types import AnomalyMap, Region, TilePlan
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The pixels of some neighbouring cells along one side: the first of each, and the one after its last."""
+
+    first: NDArray[np.intp]
+    after: NDArray[np.intp]
+
+    def part(self, cells: slice) -> _Side:
+        return _Side(self.first[cells], self.after[cells])
+
+    @property
+    def groups(self) -> NDArray[np.intp]:
+        """Indices of the cells that begin at a new pixel; those in between share the pixel of the one before."""
+        return np.flatnonzero(np.diff(self.first, prepend=-1))
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """Pixels of each group."""
+        return (self.after - self.first)[self.groups]
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """Middle of each group, in pixels."""
+        return (self.after + self.first)[self.groups] / 2
+
+
 def find_regions(anomaly_map: AnomalyMap, review: float) -> tuple[Region, ...]:
     """Regions above `review`, highest peak first. Empty exactly when the map's score is not above it."""
-    above = anomaly_map.cells > np.float64(review)  # compared in float64, as the score is
-    labels, count = ndimage.label(above, structure=_EIGHT_NEIGHBOURS)
-    places = ndimage.find_objects(labels)
-    regions = [_region(anomaly_map, labels, index + 1, places[index]) for index in range(count)]
+    labels, _ = ndimage.label(_above(anomaly_map, review), structure=_EIGHT_NEIGHBOURS)
+    sides = _sides(anomaly_map.plan)
+    found = enumerate(ndimage.find_objects(labels), start=1)
+    regions = [_region(anomaly_map, labels[place] == label, place, sides) for label, place in found]
     return tuple(sorted(regions, key=lambda region: -region.peak_score))
 
 
 def mask_pixels(anomaly_map: AnomalyMap, review: float) -> NDArray[np.bool_]:
     """bool [height, width]: the pixels of all regions; a region's box and area are read off the same pixels."""
-    rows, columns = _edges(anomaly_map)
-    above = anomaly_map.cells > np.float64(review)  # compared in float64, as the score is
-    mask: NDArray[np.bool_] = np.repeat(np.repeat(above, np.diff(rows), axis=0), np.diff(columns), axis=1)
+    rows, columns = _sides(anomaly_map.plan)
+    grouped = _grouped(_above(anomaly_map, review), rows, columns)
+    mask: NDArray[np.bool_] = np.repeat(np.repeat(grouped, rows.lengths, axis=0), columns.lengths, axis=1)
     return mask
 
 
-def _edges(anomaly_map: AnomalyMap) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    plan = anomaly_map.plan
-    rows = cell_edges(plan.rows, plan.working_height, plan.height)
-    return rows, cell_edges(plan.columns, plan.working_width, plan.width)
+def _above(anomaly_map: AnomalyMap, review: float) -> NDArray[np.bool_]:
+    above: NDArray[np.bool_] = anomaly_map.cells > np.float64(review)  # compared in float64, as the score is
+    return above
 
 
-def _region(anomaly_map: AnomalyMap, labels: NDArray[np.int32], label: int, place: tuple[slice, slice]) -> Region:
-    rows, columns = _edges(anomaly_map)
+def _sides(plan: TilePlan) -> tuple[_Side, _Side]:
+    rows = _Side(*cell_pixels(plan.rows, plan.working_height, plan.height))
+    return rows, _Side(*cell_pixels(plan.columns, plan.working_width, plan.width))
+
+
+def _grouped(cells: NDArray[np.bool_], rows: _Side, columns: _Side) -> NDArray[np.bool_]:
+    """Cells that share their pixels, joined."""
+    joined: NDArray[np.bool_] = np.logical_or.reduceat(cells, rows.groups, axis=0)
+    return np.logical_or.reduceat(joined, columns.groups, axis=1)
+
+
+def _region(
+    anomaly_map: AnomalyMap, member: NDArray[np.bool_], place: tuple[slice, slice], sides: tuple[_Side, _Side]
+) -> Region:
+    """The region of the cells `member` at `place`."""
     plan = anomaly_map.plan
-    member = labels[place] == label
+    rows, columns = sides[0].part(place[0]), sides[1].part(place[1])
     values = np.where(member, anomaly_map.cells[place], -np.inf)
-    top, bottom = rows[place[0].start], rows[place[0].stop]
-    left, right = columns[place[1].start], columns[place[1].stop]
-    heights, widths = np.diff(rows)[place[0]], np.diff(columns)[place[1]]
-    areas = np.outer(heights, widths) * member
+    areas = np.outer(rows.lengths, columns.lengths) * _grouped(member, rows, columns)
     area = int(areas.sum())
-    weight = np.maximum(areas, member * 1e-9)  # a cell finer than a pixel still has a place
-    centre_y = (rows[:-1] + rows[1:])[place[0]] / 2
-    centre_x = (columns[:-1] + columns[1:])[place[1]] / 2
+    top, left = int(rows.first[0]), int(columns.first[0])
     return Region(
-        box=(int(left), int(top), max(1, int(right - left)), max(1, int(bottom - top))),
-        area_px=max(1, area),
-        area_share=max(1, area) / (plan.width * plan.height),
+        box=(left, top, int(columns.after[-1]) - left, int(rows.after[-1]) - top),
+        area_px=area,
+        area_share=area / (plan.width * plan.height),
         peak_score=float(values.max()),
         centroid=(
-            float((weight.sum(axis=0) * centre_x).sum() / weight.sum()),
-            float((weight.sum(axis=1) * centre_y).sum() / weight.sum()),
+            float(areas.sum(axis=0) @ columns.centres) / area,
+            float(areas.sum(axis=1) @ rows.centres) / area,
         ),
         kind=_kind(anomaly_map, place, values),
     )

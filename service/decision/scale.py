@@ -97,14 +97,16 @@ def roi_cells(mask: NDArray[np.bool_], plan: TilePlan) -> NDArray[np.bool_]:
     return inside
 
 
-def cell_edges(cells: int, working: int, pixels: int) -> NDArray[np.intp]:
-    """Pixel edges [cells+1] along one side: cell i owns pixels edges[i]..edges[i+1].
+def cell_pixels(cells: int, working: int, pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First pixel and pixel after the last of each cell along one side, [cells] each; every cell owns at least one pixel.
 
-    A cell's centre is working pixel 4i, so it owns working pixels 4i-2 .. 4i+2 up to rounding.
+    A cell's centre is the middle of working pixel 4i, so it owns working pixels 4i-1.5 .. 4i+2.5, rounded. Cells finer
+    than a pixel (a small picture enlarged) share the pixel they lie in; else no pixel has two owners.
     """
-    edges = (np.arange(cells + 1) * STRIDE - (STRIDE - 1) / 2) * pixels / working
-    edges[0], edges[-1] = 0, pixels
-    return np.clip(np.rint(edges), 0, pixels).astype(np.intp)
+    edges = (np.arange(cells) * STRIDE - (STRIDE - 1) / 2) * pixels / working
+    first = np.clip(np.floor(edges + 0.5), 0, pixels - 1).astype(np.intp)
+    after = np.append(np.unique(first)[1:], pixels)
+    return first, after[np.searchsorted(np.unique(first), first)]
 
 
 def full_size(cells: FloatMap, plan: TilePlan) -> FloatMap:

@@ -9,6 +9,9 @@ import numpy as np
 from service.decision.regions import find_regions
 from service.types import AnomalyMap, Decision, Thresholds, Verdict
 
+_NOTHING_INSIDE = "the region of interest holds no cell of this picture"
+_NOT_FINITE = "the network answered with numbers that are not finite"
+
 
 def judge(
     anomaly_map: AnomalyMap, thresholds: Thresholds, calibration_scores: Sequence[float], reasons: Sequence[str] = ()
@@ -21,7 +24,8 @@ def judge(
     score = anomaly_map.score
     p_value = conformal_p_value(score, calibration_scores)
     if not np.isfinite(score) and not reasons:
-        reasons = ("the region of interest holds no cell of this picture",)
+        empty = score == -np.inf
+        reasons = (_NOTHING_INSIDE if empty else _NOT_FINITE,)
     if reasons:
         return Verdict(Decision.UNDECIDABLE, score, thresholds, p_value, (), tuple(reasons))
     regions = find_regions(anomaly_map, thresholds.review)
