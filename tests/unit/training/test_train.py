@@ -152,3 +152,13 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(teacher: Pdn, bank
     other = make(teacher, bank, 5)
     with pytest.raises(BadRequest, match="another recipe"):
         other.run(tmp_path / "killed.pt")
+
+
+def test_the_border_is_seen_as_often_as_serving_shows_it(teacher: Pdn, bank: FeatureBank) -> None:
+    """With free offsets alone the border is in a few percent of windows, and stays anomalous for ever."""
+    rng = np.random.default_rng(0)
+    places = [bank.windows(rng, 1)[0][0].numpy() for _ in range(80)]
+    lefts = {canvas.canvas[:256, :256].tobytes() for canvas in bank.canvases}
+    width = bank.canvases[0].canvas.shape[1]
+    assert width > 256
+    assert sum(window.tobytes() in lefts for window in places) > 0.15 * len(places)
