@@ -31,22 +31,38 @@ class Teacher:
     card: dict[str, Any]
 
 
-def load_teacher(name: str, directory: Path = DEFAULT_DIRECTORY) -> Teacher:
-    """The teacher `name`. Raises BadRequest when there is none of that name, or its file is not what its card says."""
-    weights_file, card_file = directory / f"{name}.safetensors", directory / f"{name}.json"
+def load_teacher(name_or_path: str, directory: Path = DEFAULT_DIRECTORY) -> Teacher:
+    """The teacher of that name in `directory`, or of that weights file (`*.safetensors`, its card beside it).
+
+    Raises BadRequest when there is none, or its file is not what its card says.
+    """
+    weights_file = directory / f"{name_or_path}.safetensors"
+    if name_or_path.endswith(".safetensors"):
+        weights_file = Path(name_or_path)
+    card_file = weights_file.with_suffix(".json")
     if not (weights_file.is_file() and card_file.is_file()):
-        there = sorted(path.stem for path in directory.glob("*.safetensors"))
+        there = sorted(path.stem for path in weights_file.parent.glob("*.safetensors"))
         raise BadRequest(
-            f"no teacher {name!r} in {directory}; there are: {', '.join(there) or 'none'}. "
+            f"no teacher {weights_file.stem!r} in {weights_file.parent}; there are: {', '.join(there) or 'none'}. "
             "`flawscribe teacher import FILE` takes published weights, `flawscribe teacher pretrain` trains one"
         )
-    card, data = json.loads(card_file.read_text()), weights_file.read_bytes()
+    card, data = _card(card_file), weights_file.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != card["sha256"]:
         raise BadRequest(f"{weights_file} is damaged: its sha256 is {sha256}, its card says {card['sha256']}")
     network = Pdn(card["size"])
     network.load_state_dict({key: value.float() for key, value in load(data).items()})
-    return Teacher(name, card["size"], network.eval().requires_grad_(False), sha256, card)
+    return Teacher(weights_file.stem, card["size"], network.eval().requires_grad_(False), sha256, card)
+
+
+def _card(file: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(file.read_text())
+    except ValueError as error:
+        raise BadRequest(f"{file} is not JSON: {error}") from error
+    if not isinstance(card, dict) or card.get("size") not in PDN_SIZES or "sha256" not in card:
+        raise BadRequest(f"{file} is no teacher's card: it must name size ({' or '.join(PDN_SIZES)}) and sha256")
+    return card
 
 
 def save_teacher(network: Pdn, name: str, directory: Path, card: dict[str, Any]) -> Path:
@@ -61,7 +77,7 @@ def save_teacher(network: Pdn, name: str, directory: Path, card: dict[str, Any])
         "sha256": hashlib.sha256(data).hexdigest(),
         "layout": "layers.<index>.weight|bias of the PDN's sequential layers, float16",
         "input": "RGB / 255, normalised by ImageNet mean and standard deviation",
-        "libraries": {"torch": version("torch")},
+        "libraries": {library: version(library) for library in ("torch", "safetensors", "numpy")},
         **card,
     }
     (directory / f"{name}.json").write_text(json.dumps(full, indent=2) + "\n")

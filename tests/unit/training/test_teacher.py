@@ -1,0 +1,165 @@
+"""Teacher files: saved, loaded, imported from the published layouts, refused when they are something else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from service.errors import BadRequest
+from service.training.network import Pdn, PdnSize
+from service.training.teacher import import_teacher, load_teacher, save_teacher
+
+
+def published_sequential(size: PdnSize) -> nn.Sequential:
+    """nelson1425/EfficientAD's teachers: one nn.Sequential, keys 0.weight, 0.bias, 3.weight …"""
+    widths = {"small": [(3, 128, 4), (128, 256, 4), (256, 256, 3), (256, 384, 4)]}
+    widths["medium"] = [(3, 256, 4), (256, 512, 4), (512, 512, 1), (512, 512, 3), (512, 384, 4), (384, 384, 1)]
+    layers: list[nn.Module] = []
+    for index, (before, after, kernel) in enumerate(widths[size]):
+        layers += [nn.Conv2d(before, after, kernel), nn.ReLU()]
+        if index < 2:
+            layers.append(nn.AvgPool2d(2, 2))
+    return nn.Sequential(*layers[:-1])
+
+
+class PublishedNamed(nn.Module):
+    """anomalib's teachers: keys conv1.weight … conv4.bias (small) or conv6.bias (medium); normalises inside."""
+
+    def __init__(self, size: PdnSize) -> None:
+        super().__init__()
+        convolutions = [module for module in published_sequential(size) if isinstance(module, nn.Conv2d)]
+        for number, module in enumerate(convolutions, start=1):
+            setattr(self, f"conv{number}", module)
+        self.last = len(convolutions)
+
+    def forward(self, image: Tensor) -> Tensor:
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        x = (image - mean[:, None, None]) / std[:, None, None]
+        for number in range(1, self.last + 1):
+            x = getattr(self, f"conv{number}")(x)
+            if number < self.last:
+                x = functional.relu(x)
+            if number < 3:
+                x = functional.avg_pool2d(x, 2)
+        return x
+
+
+def halved(network: nn.Module) -> nn.Module:
+    """Weights that float16 holds exactly, so that storage adds no difference."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half().float())
+    return network.eval()
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_import_of_the_sequential_layout_computes_the_same(size: PdnSize, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    published = halved(published_sequential(size))
+    torch.save(published.state_dict(), tmp_path / "teacher.pth")
+    import_teacher(tmp_path / "teacher.pth", "theirs", tmp_path)
+    teacher = load_teacher("theirs", tmp_path)
+    x = torch.randn(1, 3, 65, 61)
+    assert teacher.size == size
+    torch.testing.assert_close(teacher.network(x), published(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_import_of_the_named_layout_computes_the_same_on_normalised_pictures(size: PdnSize, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    published = halved(PublishedNamed(size))
+    # out of order, as a dict from elsewhere may be
+    torch.save(dict(reversed(published.state_dict().items())), tmp_path / "pretrained.pth")
+    import_teacher(tmp_path / "pretrained.pth", "theirs", tmp_path)
+    image = torch.rand(1, 3, 61, 65)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    ours = load_teacher("theirs", tmp_path).network((image - mean[:, None, None]) / std[:, None, None])
+    torch.testing.assert_close(ours, published(image), atol=1e-5, rtol=0)
+
+
+def test_storage_in_half_precision_costs_little(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network = Pdn("small").eval()
+    save_teacher(network, "own", tmp_path, {"recipe": "none"})
+    x = torch.randn(1, 3, 49, 49)
+    difference = (load_teacher("own", tmp_path).network(x) - network(x)).abs().max()
+    assert difference < 2e-3 * network(x).abs().max()
+
+
+def test_loaded_teacher_is_frozen_in_eval_mode_with_its_card(tmp_path: Path) -> None:
+    file = save_teacher(Pdn("small"), "own", tmp_path, {"recipe": "none"})
+    teacher = load_teacher(str(file), tmp_path / "elsewhere")
+    assert not teacher.network.training
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in teacher.network.parameters())
+    assert (teacher.name, teacher.card["recipe"], teacher.card["sha256"]) == ("own", "none", teacher.sha256)
+
+
+def test_unknown_name_lists_those_available(tmp_path: Path) -> None:
+    save_teacher(Pdn("small"), "first", tmp_path, {})
+    save_teacher(Pdn("small"), "second", tmp_path, {})
+    with pytest.raises(BadRequest, match=r"no teacher 'third'.*there are: first, second"):
+        load_teacher("third", tmp_path)
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    file = save_teacher(Pdn("small"), "own", tmp_path, {})
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(BadRequest, match="damaged"):
+        load_teacher("own", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"size": "huge", "sha256": ""}), json.dumps({"size": "small"})])
+def test_card_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    file = save_teacher(Pdn("small"), "own", tmp_path, {})
+    file.with_suffix(".json").write_text(text)
+    with pytest.raises(BadRequest, match=r"own\.json"):
+        load_teacher("own", tmp_path)
+
+
+class _Runs:
+    """Unpickles by calling a function, as a hostile file would."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.proof),)
+
+
+def test_file_that_pickles_a_module_or_code_is_refused_without_running_it(tmp_path: Path) -> None:
+    torch.save(published_sequential("small"), tmp_path / "module.pth")
+    with pytest.raises(BadRequest, match="whole module"):
+        import_teacher(tmp_path / "module.pth", "x", tmp_path)
+    torch.save({"0.weight": _Runs(tmp_path / "proof")}, tmp_path / "hostile.pth")
+    with pytest.raises(BadRequest, match="refused"):
+        import_teacher(tmp_path / "hostile.pth", "x", tmp_path)
+    assert not (tmp_path / "proof").exists()
+    assert not list(tmp_path.glob("x.*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no weights at all", "cannot be read"),
+        ({"0.weight": torch.zeros(3)}, "fits neither"),
+        ([torch.zeros(3)], "no state dict"),
+        ({"epoch": 3}, "no state dict"),
+    ],
+)
+def test_other_files_are_refused(content: object, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "file.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(BadRequest, match=message):
+        import_teacher(file, "x", tmp_path)

@@ -1,0 +1,125 @@
+"""Pre-training: what the two views share, resuming, and that it learns to find a place again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from service.errors import BadRequest
+from service.samples.textures import random_texture
+from service.training.pretrain import PretrainSettings, export_teacher, pretrain, teacher_of
+from service.training.teacher import load_teacher
+from service.training.teacher_views import draw_views, load_pictures
+
+SHORT = PretrainSettings(
+    folders=(), generated=6, steps=4, batch=3, crop=48, positions=4, save_every=2, learning_rate=1e-3, seed=5
+)
+
+
+def test_second_view_starts_where_its_shift_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.teacher_views.disturb", lambda patch, rng: patch)
+    picture = np.random.default_rng(0).integers(0, 255, (200, 210, 3), dtype=np.uint8)
+    rng = np.random.default_rng(1)
+    views = draw_views([picture], 12, 48, 0, rng)
+    assert views.shifts.any()
+    for first, second, (dy, dx) in zip(views.first, views.second, views.shifts * 4, strict=True):
+        np.testing.assert_array_equal(first[dy:, dx:], second[: 48 - dy, : 48 - dx])
+
+
+def test_jitter_moves_the_second_view_by_at_most_that_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.teacher_views.disturb", lambda patch, rng: patch)
+    picture = np.random.default_rng(0).integers(0, 255, (200, 210, 3), dtype=np.uint8)
+    views = draw_views([picture], 12, 48, 2, np.random.default_rng(1))
+    found = set()
+    for first, second, shift in zip(views.first, views.second, views.shifts * 4, strict=True):
+        inner = second[4:36, 4:36].astype(int)
+        places = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if min(4 + shift + (y, x)) >= 0]
+        errors = [
+            np.abs(first[4 + shift[0] + y :, 4 + shift[1] + x :][:32, :32].astype(int) - inner).max() for y, x in places
+        ]
+        assert min(errors) == 0
+        found.add(places[int(np.argmin(errors))])
+    assert len(found) > 3
+
+
+def test_views_differ_only_mildly() -> None:
+    picture = random_texture(np.random.default_rng(3), 200, 200)
+    views = draw_views([picture], 8, 64, 0, np.random.default_rng(4))
+    for first, second, (dy, dx) in zip(views.first, views.second, views.shifts * 4, strict=True):
+        same = first[dy:, dx:].astype(float), second[: 64 - dy, : 64 - dx].astype(float)
+        assert not np.array_equal(*same)
+        assert np.abs(same[0].mean() - same[1].mean()) < 80
+
+
+def test_stopped_run_goes_on_to_the_same_teacher(tmp_path: Path) -> None:
+    whole = pretrain(SHORT, tmp_path / "whole.pt")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 3:  # after the checkpoint of step 2
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        pretrain(SHORT, tmp_path / "parts.pt", stop)
+    seen: list[int] = []
+    resumed = pretrain(SHORT, tmp_path / "parts.pt", lambda step, steps, loss: seen.append(step))
+    assert seen == [3, 4]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    pretrain(replace(SHORT, steps=2), tmp_path / "run.pt")
+    with pytest.raises(BadRequest, match="other settings"):
+        pretrain(replace(SHORT, steps=2, seed=6), tmp_path / "run.pt")
+
+
+def test_warm_start_goes_on_from_the_earlier_weights(tmp_path: Path) -> None:
+    earlier = pretrain(replace(SHORT, steps=2), tmp_path / "earlier.pt")
+    still = replace(SHORT, steps=1, learning_rate=1e-9, start_from=str(tmp_path / "earlier.pt"))
+    later = pretrain(still, tmp_path / "later.pt")
+    for one, other in zip(earlier.parameters(), later.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_export_carries_settings_data_and_weights_but_no_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "private" / "photos"
+    folder.mkdir(parents=True)
+    Image.fromarray(random_texture(np.random.default_rng(0), 90, 120)).save(folder / "a.png")
+    pretrain(replace(SHORT, steps=2, folders=(str(folder),)), tmp_path / "run.pt")
+    export_teacher(tmp_path / "run.pt", "own", tmp_path, {"data": "photos (CC0)"})
+    teacher = load_teacher("own", tmp_path)
+    assert teacher.card["data"] == "photos (CC0)"
+    assert teacher.card["recipe"]["steps_done"] == 2
+    assert teacher.card["recipe"]["settings"]["folders"] == ["photos"]
+    assert "private" not in (tmp_path / "own.json").read_text()
+    image = torch.randn(1, 3, 41, 41)
+    torch.testing.assert_close(teacher.network(image), teacher_of(tmp_path / "run.pt")(image), atol=0.02, rtol=0)
+
+
+def test_learning_finds_places_again(tmp_path: Path) -> None:
+    for index in range(4):  # pictures in which no two places are alike
+        blocks = np.random.default_rng(index).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(np.kron(blocks, np.ones((8, 8, 1), np.uint8))).save(tmp_path / f"{index}.png")
+    losses: list[float] = []
+    settings = replace(SHORT, folders=(str(tmp_path),), generated=0, steps=40, batch=4, positions=16, covariance=0.0)
+    pretrain(settings, tmp_path / "run.pt", lambda step, steps, loss: losses.append(loss))
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:4])
+
+
+def test_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="no picture found in"):
+        load_pictures((str(tmp_path),), 0, 0)
+
+
+def test_pictures_are_kept_small_and_textures_added(tmp_path: Path) -> None:
+    Image.new("L", (1000, 640), 90).save(tmp_path / "large.png")
+    pictures = load_pictures((str(tmp_path),), 2, 0)
+    assert [picture.shape for picture in pictures] == [(288, 450, 3), (256, 256, 3), (256, 256, 3)]
