@@ -11,10 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from service.image.prepare import CELLS, STEP, STRIDE, WINDOW, PrepareRecipe, plan_tiles, prepare, resize, with_context
+from service.image.prepare import (
+    CELLS,
+    CONTEXT,
+    STEP,
+    STRIDE,
+    WINDOW,
+    PrepareRecipe,
+    plan_tiles,
+    prepare,
+    resize,
+    with_context,
+)
 from service.training.network import Pdn, normalise
 
 _CACHE_BYTES = 4_000_000_000
+_BORDERED = 0.25  # share of windows that get a border where the picture has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +71,8 @@ class FeatureBank:
         """`count` random windows uint8 [count,256,256,3] and their raw teacher features float32 [count,384,56,56].
 
         Offsets are multiples of the stride, at which a slice of the canvas's features equals the window's own. Every
-        second window lies as serving cuts it: with free offsets alone the picture's border, which shows reflected
-        context, would hardly ever be seen, and always be found anomalous.
+        second window lies as serving cuts it, and every fourth gets a border of its own: with free offsets alone the
+        picture's border, which shows reflected context, would hardly ever be seen, and always be found anomalous.
         """
         images, targets = [], []
         for _ in range(count):
@@ -69,8 +81,11 @@ class FeatureBank:
             top, left = (unit * int(rng.integers((side - WINDOW) // unit + 1)) for side in canvas.canvas.shape[:2])
             row, column = top // STRIDE, left // STRIDE
             window = torch.from_numpy(canvas.canvas[top : top + WINDOW, left : left + WINDOW].copy())
+            bordered = rng.random() < _BORDERED
+            if bordered:
+                window = reflect_side(window, int(rng.integers(4)))
             images.append(window)
-            if canvas.features is None:
+            if bordered or canvas.features is None:
                 targets.append(self._teach(window[None])[0])
             else:
                 targets.append(canvas.features[:, row : row + CELLS, column : column + CELLS].float().to(self.device))
@@ -87,6 +102,13 @@ class FeatureBank:
         with torch.autocast(self.device.type, torch.bfloat16):
             features: Tensor = self.teacher(normalise(images.to(self.device)))
         return features.float()
+
+
+def reflect_side(window: Tensor, side: int) -> Tensor:
+    """The window uint8 [256,256,3] as if the picture ended at its context on one side (0..3): what serving shows there."""
+    turned = torch.rot90(window, side, (0, 1)).clone()
+    turned[:CONTEXT] = turned[CONTEXT + 1 : 2 * CONTEXT + 1].flip(0)
+    return torch.rot90(turned, -side, (0, 1)).contiguous()
 
 
 def photometric(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

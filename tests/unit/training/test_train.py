@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import BadRequest
-from service.image.prepare import PrepareRecipe
-from service.training.features import FeatureBank, photometric
+from service.image.prepare import PrepareRecipe, plan_tiles, prepare
+from service.training.features import FeatureBank, photometric, reflect_side
 from service.training.flaws import paint_flaw
 from service.training.network import Pdn, normalise
 from service.training.penalty import PenaltyImages
@@ -161,4 +161,13 @@ def test_the_border_is_seen_as_often_as_serving_shows_it(teacher: Pdn, bank: Fea
     lefts = {canvas.canvas[:256, :256].tobytes() for canvas in bank.canvases}
     width = bank.canvases[0].canvas.shape[1]
     assert width > 256
-    assert sum(window.tobytes() in lefts for window in places) > 0.15 * len(places)
+    assert sum(window.tobytes() in lefts for window in places) > 0.12 * len(places)
+
+
+def test_a_border_of_its_own_looks_as_serving_shows_the_real_one() -> None:
+    canvas = torch.from_numpy(prepare(PICTURES[0], plan_tiles(140, 100, PrepareRecipe(value=224), global_map=False))[0])
+    torch.testing.assert_close(reflect_side(canvas, 0), canvas)  # the upper border of this window is reflected already
+    plain = torch.from_numpy(RNG.integers(0, 256, (256, 256, 3), dtype=np.uint8))
+    for side in range(4):
+        changed = (reflect_side(plain, side) != plain).any(dim=2)
+        assert changed.sum() == pytest.approx(16 * 256, rel=0.01)
