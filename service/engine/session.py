@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from service.errors import BundleRefused, NotReady
 from service.image.prepare import WINDOW
 from service.types import WindowMaps
 
+log = logging.getLogger("flawscribe.engine")
 Provider = Literal["auto", "cpu", "cuda"]
 CPU_LADDER = (1, 2, 4)  # a batch buys little on a CPU and costs memory
 CUDA_LADDER = (1, 2, 4, 8, 16, 32)
@@ -115,6 +117,9 @@ def _create(model: bytes, provider: str, threads: int) -> Any | None:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[(_PROVIDERS[provider], settings)])
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+        if provider == "cuda":  # a broken network shows on the CPU too
+            log.warning("CUDA could not be started: %s", error)
+            return None
         raise BundleRefused(f"ONNX Runtime cannot load the network: {error}") from error
     return session if session.get_providers()[0] == _PROVIDERS[provider] else None
 

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from service.engine import session as session_module
+from service.engine.session import CPU_LADDER, CUDA_LADDER, Session, available_cores, open_session
+from service.errors import BundleRefused, NotReady
+from tests.networks import POISON, darkness_network
+
+WINDOWS = np.random.default_rng(0).integers(0, 256, (9, 256, 256, 3), dtype=np.uint8)
+
+
+def opened(global_map: bool = False, **options: Any) -> Session:
+    return open_session(darkness_network(global_map), form="float32", **({"provider": "cpu", "threads": 1} | options))
+
+
+class Spy:
+    """Stands before ONNX Runtime's session and notes what is asked of it."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.batches: list[int] = []
+        self.outputs: list[list[str]] = []
+
+    def run(self, outputs: list[str], feeds: dict[str, np.ndarray]) -> Any:
+        self.batches.append(len(feeds["image"]))
+        self.outputs.append(outputs)
+        return self._session.run(outputs, feeds)
+
+
+def spied(session: Session) -> Spy:
+    session._session = Spy(session._session)
+    return session._session
+
+
+@pytest.mark.parametrize(
+    ("count", "batches"), [(1, [1]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 1]), (7, [4, 4]), (9, [4, 4, 1])]
+)
+def test_only_the_ladder_s_batch_sizes_are_run(count: int, batches: list[int]) -> None:
+    session = opened()
+    spy = spied(session)
+    assert session.run(WINDOWS[:count]).structural.shape == (count, 56, 56)
+    assert spy.batches == batches
+
+
+@pytest.mark.parametrize("ladder", [(1,), (2,), (1, 2, 4), (8,), CUDA_LADDER])
+def test_every_rung_gives_the_same_maps(ladder: Sequence[int]) -> None:
+    one_by_one = np.concatenate([opened(ladder=(1,)).run(window[None]).structural for window in WINDOWS])
+    np.testing.assert_allclose(opened(ladder=ladder).run(WINDOWS).structural, one_by_one, atol=1e-6)
+
+
+def test_warming_up_runs_every_rung() -> None:
+    session = opened()
+    spy = spied(session)
+    session.warm_up()
+    assert tuple(spy.batches) == session.ladder == CPU_LADDER
+
+
+def test_features_are_fetched_when_asked_for_only() -> None:
+    session = opened()
+    spy = spied(session)
+    assert session.run(WINDOWS[:3]).features is None
+    features = session.run(WINDOWS[:3], features=True).features
+    assert features is not None
+    assert features.shape == (3, 384, 56, 56)
+    assert features.dtype == np.float16
+    assert spy.outputs == [["structural_map"], ["structural_map", "features"]]
+
+
+def test_the_logical_map_is_there_with_an_autoencoder_only() -> None:
+    assert not opened().has_logical
+    assert opened().run(WINDOWS[:2]).logical is None
+    both = opened(global_map=True)
+    assert both.has_logical
+    assert both.run(WINDOWS[:2]).logical is not None
+
+
+def test_outputs_are_told_by_name_not_by_order() -> None:
+    model = onnx.load_model_from_string(darkness_network(global_map=True))
+    outputs = list(model.graph.output)[::-1]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    turned = open_session(model.SerializeToString(), form="float32", provider="cpu", threads=1)
+    np.testing.assert_array_equal(
+        turned.run(WINDOWS[:2], features=True).structural, opened(global_map=True).run(WINDOWS[:2]).structural
+    )
+
+
+def test_pixels_that_do_not_lie_in_one_piece_are_judged_alike() -> None:
+    session = opened()
+    strided = np.asfortranarray(WINDOWS[:2])
+    np.testing.assert_array_equal(session.run(strided).structural, session.run(WINDOWS[:2]).structural)
+
+
+def test_a_failing_run_raises_and_the_next_one_works() -> None:
+    session = opened()
+    poison = np.full((1, 256, 256, 3), POISON, np.uint8)
+    with pytest.raises(Exception, match="out of data bounds"):
+        session.run(np.concatenate([WINDOWS[:1], poison]))
+    assert session.run(WINDOWS[:1]).structural.shape == (1, 56, 56)
+
+
+def test_a_network_that_cannot_be_loaded_is_refused() -> None:
+    with pytest.raises(BundleRefused, match="ONNX Runtime cannot load"):
+        open_session(b"nothing of the kind", form="float32", provider="cpu")
+
+
+def test_on_a_cpu_nothing_spins_and_no_arena_hoards() -> None:
+    options = opened(threads=3)._session.get_session_options()
+    assert options.intra_op_num_threads == 3
+    assert options.inter_op_num_threads == 1
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert not options.enable_cpu_mem_arena
+
+
+def test_without_a_number_of_threads_the_cgroup_s_share_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "available_cores", lambda: 2)
+    assert opened(threads=0)._session.get_session_options().intra_op_num_threads == 2
+
+
+@pytest.mark.parametrize(
+    ("quota", "affinity", "cores"),
+    [
+        ("200000 100000", 8, 2),
+        ("150000 100000", 8, 2),
+        ("50000 100000", 8, 1),
+        ("900000 100000", 4, 4),
+        ("max 100000", 6, 6),
+    ],
+)
+def test_cores_are_the_quota_s_and_no_more_than_there_are(
+    quota: str, affinity: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
+    assert available_cores() == cores
+
+
+def test_without_a_cgroup_cores_are_the_affinity_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Path) -> str:
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
+    assert available_cores() == 3
+
+
+class FakeBinding:
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def bind_cpu_input(self, name: str, windows: np.ndarray) -> None:
+        assert name == "image"
+        self.windows = windows
+
+    def bind_output(self, name: str) -> None:
+        self.names.append(name)
+
+    def copy_outputs_to_cpu(self) -> list[np.ndarray]:
+        return [np.full((len(self.windows), 56, 56), place, np.float32) for place, _ in enumerate(self.names)]
+
+
+class FakeRuntime:
+    """ONNX Runtime on a machine with a GPU; `gives` is the provider that sessions end up with."""
+
+    def __init__(self, gives: str) -> None:
+        self.gives = gives
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.preloaded = 0
+        self.breaks = ""
+        self.SessionOptions = onnxruntime.SessionOptions
+
+    def get_available_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def preload_dlls(self) -> None:
+        self.preloaded += 1
+
+    def InferenceSession(self, model: bytes, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:  # noqa: N802
+        self.asked += providers
+        if providers[0][0] == self.breaks:
+            raise RuntimeError("CUDA driver version is insufficient")
+        asked, gives = providers[0][0], self.gives
+
+        class FakeSession:
+            def get_providers(self) -> list[str]:
+                return [asked if asked == "CPUExecutionProvider" else gives]
+
+            def get_outputs(self) -> list[Any]:
+                return list(onnx.load_model_from_string(model).graph.output)
+
+            def io_binding(self) -> FakeBinding:
+                return FakeBinding()
+
+            def run_with_iobinding(self, binding: FakeBinding) -> None:
+                batches.append(len(binding.windows))
+
+        batches = self.batches = []
+        return FakeSession()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
+    runtime = FakeRuntime("CUDAExecutionProvider")
+    monkeypatch.setattr(session_module, "onnxruntime", runtime)
+    monkeypatch.setattr(Path, "exists", lambda self: str(self) == "/dev/nvidiactl")
+    return runtime
+
+
+@pytest.mark.parametrize("provider", ["auto", "cuda"])
+def test_a_gpu_that_is_there_is_used(gpu: FakeRuntime, provider: Any) -> None:
+    session = opened(provider=provider)
+    assert session.provider == "cuda"
+    assert session.ladder == CUDA_LADDER
+    assert gpu.preloaded == 1
+    ((name, settings),) = gpu.asked
+    assert name == "CUDAExecutionProvider"
+    assert settings["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert settings["arena_extend_strategy"] == "kSameAsRequested"
+
+
+def test_on_a_gpu_rungs_are_bound_and_cut_to_what_was_asked(gpu: FakeRuntime) -> None:
+    session = opened(global_map=True, provider="cuda")
+    maps = session.run(WINDOWS[:5])
+    assert gpu.batches == [8]
+    assert maps.structural.shape == (5, 56, 56)
+    assert maps.logical is not None
+    assert (maps.structural == 0).all()
+    assert (maps.logical == 1).all()
+
+
+def test_a_silent_fallback_is_not_ready(gpu: FakeRuntime) -> None:
+    gpu.gives = "CPUExecutionProvider"
+    with pytest.raises(NotReady, match="could not start CUDA"):
+        opened(provider="cuda")
+
+
+def test_auto_takes_the_cpu_when_cuda_does_not_start(gpu: FakeRuntime) -> None:
+    gpu.gives = "CPUExecutionProvider"
+    session = opened(provider="auto")
+    assert session.provider == "cpu"
+    assert session.ladder == CPU_LADDER
+
+
+def test_a_cuda_that_breaks_is_not_ready_or_left_for_the_cpu(
+    gpu: FakeRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu.breaks = "CUDAExecutionProvider"
+    with pytest.raises(NotReady):
+        opened(provider="cuda")
+    assert opened(provider="auto").provider == "cpu"
+    assert "driver version is insufficient" in caplog.text
+
+
+def test_cuda_without_a_driver_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    monkeypatch.setattr(os, "name", "posix")
+    with pytest.raises(NotReady, match="is there a GPU"):
+        opened(provider="cuda")
