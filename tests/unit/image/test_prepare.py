@@ -45,7 +45,9 @@ def receptive_means(canvas: np.ndarray) -> np.ndarray:
     """What a fully convolutional network with a 33 px field and stride 4 sees: the mean of each field."""
     grey = canvas.astype(np.float64).mean(axis=2)
     rows, columns = ((side - 33) // STRIDE + 1 for side in grey.shape)
-    return np.array([[grey[4 * r : 4 * r + 33, 4 * c : 4 * c + 33].mean() for c in range(columns)] for r in range(rows)])
+    return np.array(
+        [[grey[4 * r : 4 * r + 33, 4 * c : 4 * c + 33].mean() for c in range(columns)] for r in range(rows)]
+    )
 
 
 @settings(max_examples=15, deadline=None)
