@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format openapi clean
+.PHONY: help serve test lint format openapi example clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -32,6 +32,9 @@ format: $(VENV)/.dev ## format the code
 
 openapi: $(VENV)/.dev ## write openapi.json and the README's tables anew
 	$(BIN)/python -m tests.documents
+
+example: $(VENV)/.dev ## ask the bundled model anew for the README's answer and picture
+	$(BIN)/python -m tests.example
 
 clean: ## remove the environment and what tests left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -12,7 +12,8 @@ from service.api.app import create_app
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKS = ("<!-- settings: begin (made by `make openapi`) -->", "<!-- settings: end -->")
+SETTINGS_MARKS = ("<!-- settings: begin (made by `make openapi`) -->", "<!-- settings: end -->")
+ANSWER_MARKS = ("<!-- answer: begin (made by `make example`) -->", "<!-- answer: end -->")
 
 
 def openapi_text() -> str:
@@ -35,8 +36,13 @@ def settings_table() -> str:
 
 def readme_with_table(text: str) -> str:
     """The README with its table made anew."""
-    begin, end = (re.escape(mark) for mark in MARKS)
-    return re.sub(f"{begin}.*?{end}", lambda _: f"{MARKS[0]}\n{settings_table()}\n{MARKS[1]}", text, flags=re.DOTALL)
+    return between(text, SETTINGS_MARKS, settings_table())
+
+
+def between(text: str, marks: tuple[str, str], content: str) -> str:
+    """The text with `content` between two marks."""
+    begin, end = (re.escape(mark) for mark in marks)
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{marks[0]}\n{content}\n{marks[1]}", text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.documents import openapi_text, readme_with_table
+from tests.example import PART, ask
 
 
 def test_openapi_is_as_committed(root: Path) -> None:
@@ -29,6 +31,20 @@ def test_readme_names_only_commands_that_exist(root: Path) -> None:
     assert named
     for name in named:
         assert re.search(rf"\b{name}\b", listed), f"README names `flawscribe {name}`"
+
+
+def test_the_bundled_model_answers_as_the_readme_shows(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    assert text.count(PART) == 2
+    shown = json.loads(text.split("```json\n")[1].split("```")[0])
+    answer, overlay = ask()
+    (told,), (given,) = shown["results"], answer["results"]
+    assert set(told) == set(given)
+    assert set(told["regions"][0]) == set(given["regions"][0])
+    assert told["verdict"] == given["verdict"] == "not_ok"
+    assert (told["image"]["width"], told["image"]["height"]) == (given["image"]["width"], given["image"]["height"])
+    assert shown["model"]["name"] == answer["model"]["name"]
+    assert overlay.startswith(b"\x89PNG")
 
 
 def test_readme_links_lead_somewhere(root: Path) -> None:

@@ -53,16 +53,16 @@ def running(models_dir: Path, **settings: Any) -> Iterator[Service]:
     assert started.wait(20)
     port = server.servers[0].sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        wait_until(lambda: client.get("/readyz").status_code == 200)
         try:
+            wait_until(lambda: client.get("/readyz").status_code == 200)
             yield Service(f"http://127.0.0.1:{port}", app.state.service, client, server)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
 
-def wait_until(condition: Any, seconds: float = 20) -> None:
+def wait_until(condition: Any, seconds: float = 120) -> None:
     """Poll until `condition()` is true; fails the test when it does not come true."""
     end = time.monotonic() + seconds
     while not condition():
