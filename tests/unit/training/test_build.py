@@ -123,17 +123,15 @@ def test_check_score_and_evaluate_take_it(bundle_dir: Path, data: Path, tmp_path
     assert "form float32: meets" in checked.stdout
     broken = data / "test" / "hole" / "zz.png"
     broken.write_bytes(b"junk")
-    scored = run(
-        "score", data / "test", "--bundle", bundle_dir, "--out", tmp_path / "s.csv", "--overlays", tmp_path / "o"
-    )
+    scored = run("score", data / "test", "--bundle", bundle_dir, "--out", tmp_path / "o", "--overlays")
     broken.unlink()
     assert scored.returncode == 0, scored.stderr
-    with (tmp_path / "s.csv").open(newline="") as stream:
+    with (tmp_path / "o" / "scores.csv").open(newline="") as stream:
         rows = {row["file"]: row for row in csv.DictReader(stream)}
     assert len(rows) == 7
     assert rows["hole/zz.png"]["error"]
     assert float(rows["hole/000.png"]["anomaly_score"]) > 0
-    assert len(list((tmp_path / "o").rglob("*.png"))) == 6
+    assert len(list((tmp_path / "o" / "overlays").rglob("*.png"))) == 6
     evaluated = run("evaluate", bundle_dir, data, "--json", tmp_path / "e.json", "--html", tmp_path / "e.html")
     assert evaluated.returncode == 0, evaluated.stderr
     figures = json.loads((tmp_path / "e.json").read_text())
