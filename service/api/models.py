@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from fastapi import APIRouter, Depends, Request
+from pydantic import ValidationError
 
 from service.api import schemas
 from service.api.state import require
+from service.api.wire import read_body
 from service.bundle.manifest import Manifest
 from service.bundle.store import Store
 from service.errors import BundleRefused, InvalidParameter
@@ -19,6 +22,7 @@ def no_query(request: Request) -> None:
         raise InvalidParameter(f"unknown query parameter {names}; this operation takes none")
 
 
+_LARGEST_BODY = 1024
 router = APIRouter(tags=["models"], dependencies=[Depends(no_query)])
 
 
@@ -52,11 +56,19 @@ def show_model(request: Request, name: str) -> schemas.ModelDetail:
     return schemas.ModelDetail(name=name, active_version=store.active_version(name), versions=versions, refused=refused)
 
 
-@router.post("/models/{name}/activate", summary="Put a version in service")
-async def activate(request: Request, name: str, body: schemas.Activation) -> schemas.ModelDetail:
+_BODY = {"required": True, "content": {"application/json": {"schema": schemas.Activation.model_json_schema()}}}
+
+
+@router.post("/models/{name}/activate", summary="Put a version in service", openapi_extra={"requestBody": _BODY})
+async def activate(request: Request, name: str) -> schemas.ModelDetail:
     """Verify, load and warm up a version, then swap it in; the one in service stays when the new one is refused (409)."""
-    state = require(request, "admin")
-    state.describe(await asyncio.to_thread(state.store.activate, name, body.version))
+    state = require(request, "admin")  # before the body: FastAPI would read it first, for anybody and without a bound
+    body = await read_body(request, replace(state.limits, max_bytes=_LARGEST_BODY))
+    try:
+        wanted = schemas.Activation.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidParameter(f'the body must be {{"version": N}}: {error.errors()[0]["msg"]}') from error
+    state.describe(await asyncio.to_thread(state.store.activate, name, wanted.version))
     return await asyncio.to_thread(show_model, request, name)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import re
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,26 +57,39 @@ async def read_pictures(request: Request, limits: BodyLimits) -> Incoming:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _ALL_TYPES:
         raise UnsupportedMediaType(f"content type {media_type or '(none)'}; accepted are: {', '.join(_ALL_TYPES)}")
-    try:
-        async with asyncio.timeout(limits.timeout_s):
-            if media_type == "multipart/form-data":
-                pictures = await _multipart(request, limits)
-            else:
-                body = b"".join([chunk async for chunk in _bounded(request, limits)])
-                if media_type == "application/json":  # tens of megabytes of base64 would hold up the event loop
-                    pictures = await asyncio.to_thread(_from_json, body, _meta_headers(request))
-                else:
-                    pictures = [_single(request, media_type, body, limits)]
-    except TimeoutError as error:
-        late = f"the body did not arrive within {limits.timeout_s:g} s"
-        raise HTTPException(408, late, {"connection": "close"}) from error
-    except ClientDisconnect as error:
-        raise BadRequest("the client left before the body had arrived") from error
+    pictures: Sequence[Picture | FlawscribeError]
+    if media_type == "multipart/form-data":
+        async with _in_time(limits):
+            pictures = await _multipart(request, limits)
+    else:
+        body = await read_body(request, limits)
+        if media_type == "application/json":  # tens of megabytes of base64 would hold up the event loop
+            pictures = await asyncio.to_thread(_from_json, body, _meta_headers(request))
+        else:
+            pictures = [_single(request, media_type, body, limits)]
     if not pictures:
         raise BadRequest("no picture in the request: send one or more parts named `image`")
     if len(pictures) > limits.max_images:
         raise _too_many(limits)
     return Incoming(tuple(pictures))
+
+
+async def read_body(request: Request, limits: BodyLimits) -> bytes:
+    """The whole body, bounded in size and time. Raises TooLarge, BadRequest, HTTPException 408."""
+    async with _in_time(limits):
+        return b"".join([chunk async for chunk in _bounded(request, limits)])
+
+
+@contextlib.asynccontextmanager
+async def _in_time(limits: BodyLimits) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            yield
+    except TimeoutError as error:
+        late = f"the body did not arrive within {limits.timeout_s:g} s"
+        raise HTTPException(408, late, {"connection": "close"}) from error
+    except ClientDisconnect as error:
+        raise BadRequest("the client left before the body had arrived") from error
 
 
 def _too_many(limits: BodyLimits) -> TooLarge:

@@ -40,6 +40,8 @@ def test_a_key_is_needed_but_not_for_health(guarded: Service) -> None:
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"] == "Bearer"
     assert guarded.client.get("/models").status_code == 401
+    endless = (bytes(1000) for _ in range(100))
+    assert guarded.client.post("/models/probe/activate", content=endless).status_code == 401
 
 
 def test_both_headers_carry_a_key(guarded: Service, secrets: dict[str, str]) -> None:

@@ -86,6 +86,7 @@ def test_wrong_names_versions_and_parameters(two: Service) -> None:
     assert client.post("/models/nothing/activate", json={"version": 1}).status_code == 404
     assert client.post("/models/probe/activate", json={"version": 1, "force": True}).status_code == 422
     assert client.post("/models/probe/activate", content=b"{").status_code == 422
+    assert client.post("/models/probe/activate", content=b" " * 2000).status_code == 413
     assert client.get("/models", params={"nmae": "probe"}).status_code == 422
     assert client.get("/models/nothing").status_code == 404
 
