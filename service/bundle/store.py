@@ -16,6 +16,7 @@ from pathlib import Path
 from service.bundle.load import Bundle, EngineOptions, Precision, golden_failure, load_bundle, open_provider
 from service.bundle.manifest import NAME_PATTERN, Manifest
 from service.bundle.verify import read_manifest
+from service.engine.session import return_memory
 from service.errors import BundleRefused, NoSuchModel
 
 __all__ = ["Bundle", "EngineOptions", "Precision", "Store", "golden_failure", "load_bundle", "open_provider"]
@@ -156,6 +157,7 @@ class Store:
                 f"{folder} holds {bundle.manifest.name} {bundle.manifest.version}, not what its path says"
             )
         bundle.session.warm_up()
+        return_memory()
         return bundle
 
     def _remember(self, name: str, version: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from service.types import WindowMaps
 log = logging.getLogger("flawscribe.engine")
 Provider = Literal["auto", "cpu", "cuda"]
 CPU_LADDER = (1, 2, 4)  # a batch buys little on a CPU and costs memory
+CPU_INT8_LADDER = (1, 2)  # int8 convolutions unfold their input: 170 MB a window (docs/decisions/0007)
 CUDA_LADDER = (1, 2, 4, 8, 16, 32)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -91,7 +94,7 @@ def open_session(
     opened = _create(model, "cpu", threads)
     if opened is None:
         raise NotReady("ONNX Runtime could not start its CPU provider")
-    return Session(opened, form, "cpu", ladder or CPU_LADDER)
+    return Session(opened, form, "cpu", ladder or (CPU_INT8_LADDER if form == "int8" else CPU_LADDER))
 
 
 def _cuda_libraries() -> bool:
@@ -114,6 +117,7 @@ def _create(model: bytes, provider: str, threads: int) -> Any | None:
         settings = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
     else:
         options.enable_cpu_mem_arena = False  # the arena doubles resident memory and saves no time here
+        options.enable_mem_pattern = False  # one block for a whole run is mapped anew each time: int8 took 1.4x as long
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[(_PROVIDERS[provider], settings)])
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -122,6 +126,15 @@ def _create(model: bytes, provider: str, threads: int) -> Any | None:
             return None
         raise BundleRefused(f"ONNX Runtime cannot load the network: {error}") from error
     return session if session.get_providers()[0] == _PROVIDERS[provider] else None
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system.
+
+    glibc keeps it apart for each thread: what loading a bundle used would stay beside what the inference thread uses.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_cores() -> int:

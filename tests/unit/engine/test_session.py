@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import onnxruntime
 import pytest
 
 from service.engine import session as session_module
-from service.engine.session import CPU_LADDER, CUDA_LADDER, Session, available_cores, open_session
+from service.engine.session import (
+    CPU_INT8_LADDER,
+    CPU_LADDER,
+    CUDA_LADDER,
+    Session,
+    available_cores,
+    open_session,
+    return_memory,
+)
 from service.errors import BundleRefused, NotReady
 from tests.networks import POISON, darkness_network
 
@@ -119,6 +128,35 @@ def test_on_a_cpu_nothing_spins_and_no_arena_hoards() -> None:
     assert options.inter_op_num_threads == 1
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert not options.enable_cpu_mem_arena
+    assert not options.enable_mem_pattern
+
+
+def resident_mb() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_given_back() -> None:
+    pieces = [bytearray(4096) for _ in range(40_000)]
+    kept = pieces[-1]  # a piece at the end of the heap keeps the C library from shrinking it by itself
+    full = resident_mb()
+    del pieces
+    return_memory()
+    assert resident_mb() < full - 100
+    assert len(kept) == 4096
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    return_memory()
+
+
+def test_int8_has_a_shorter_ladder_on_a_cpu() -> None:
+    session = open_session(darkness_network(), form="int8", provider="cpu", threads=1)
+    assert session.ladder == CPU_INT8_LADDER == (1, 2)
+    assert session.run(WINDOWS[:5]).structural.shape == (5, 56, 56)
 
 
 def test_without_a_number_of_threads_the_cgroup_s_share_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
