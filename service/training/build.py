@@ -5,11 +5,8 @@ folder -> splits -> working resolution -> teacher's features -> training -> ONNX
 
 from __future__ import annotations
 
-import io
 import os
-import platform
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,36 +17,39 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from service.bundle.manifest import (
     FORM_FILES,
     Form,
     FormName,
-    Golden,
     Manifest,
     MapQuantiles,
     Network,
-    Parity,
     Quantiles,
 )
 from service.bundle.manifest import Teacher as TeacherRecord
 from service.bundle.verify import digest, manifest_text, verify
-from service.decision.scale import picture_map
-from service.engine.session import Session, available_cores, open_session
+from service.engine.session import Session, open_session
 from service.errors import BadRequest
 from service.image.decode import decode
-from service.image.prepare import PrepareRecipe, plan_tiles, prepare
+from service.image.prepare import plan_tiles
 from service.image.quality import learn_gate
-from service.training.calibrate import part_scores, threshold
-from service.training.data import MAX_PIXELS, NormalImage, Splits, choose_recipe, load_pictures, split_folder
-from service.training.export import measure_parity, require_parity, round_to_half, store_as_half, to_onnx
+from service.training.data import MAX_PIXELS, Splits, choose_recipe, load_pictures, split_folder
+from service.training.export import round_to_half
 from service.training.features import FeatureBank
 from service.training.flaws import paint_flaw
+from service.training.forms import (
+    HeldOut,
+    Product,
+    calibrate_form,
+    export_forms,
+    golden_pictures,
+    png,
+    shrunk,
+)
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
-from service.training.quantize import quantize
 from service.training.recipes import recipe_named
 from service.training.report import Report, write_report
 from service.training.select import Selection
@@ -60,11 +60,8 @@ Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
 Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
-_REVIEW_TIMES = 5  # the review band opens at this multiple of the false reject rate
-_FORM_LOSS = 0.002  # how much separation a faster form may lose
 _JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a form is kept or dropped
-_QUANTISE_WINDOWS = 48
-_SETTINGS = "settings.json"
+_RUN = "run.json"
 _MOST_RANKED = 60  # training pictures looked at for the report
 
 
@@ -89,21 +86,6 @@ class BuildSettings:
     mm_per_pixel: float | None = None
     false_reject_rate: float = 0.01
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Product:
-    """What is the same for every form of the model."""
-
-    recipe: PrepareRecipe
-    global_map: bool
-    min_flaw_px: float
-    roi: NDArray[np.bool_] | None
-
-    def score(self, session: Session, rgb: Picture) -> float:
-        """A picture's anomaly score through the served path."""
-        plan = plan_tiles(rgb.shape[1], rgb.shape[0], self.recipe, global_map=self.global_map)
-        return picture_map(session.run(prepare(rgb, plan)), plan, self.min_flaw_px, self.roi).score
 
 
 def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *, obtain: Obtain | None = None) -> Path:
@@ -143,9 +125,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         global_map=product.global_map,
         seed=settings.seed,
     )
-    run_dir = settings.runs_dir / settings.name
-    _remember(settings, run_dir)
-    checkpoint = run_dir / "checkpoint.pt"
+    checkpoint = _checkpoint(_Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
     detector = trainer.run(checkpoint, progress) if obtain is None else obtain(trainer, checkpoint)
     say("exporting, quantising and calibrating")
     detector = detector.cpu()
@@ -160,17 +140,25 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         flaws_each=5,
         window_limit=_JUDGE_WINDOWS,
     )
-    networks = _networks(detector, bank, judge, say)
-    forms = {
-        name: _form(settings, product, detector, chooser, splits.calibration, calibration, name, data)
-        for name, data in networks.items()
-    }
+    networks = export_forms(detector, bank, judge, say)
     sessions = {name: open_session(data, form=name, provider="cpu") for name, data in networks.items()}
-    golden, files = _golden(product, sessions, calibration)
+    forms = {
+        name: calibrate_form(
+            name,
+            session,
+            product,
+            detector,
+            chooser,
+            HeldOut(splits.calibration, calibration),
+            settings.false_reject_rate,
+        )
+        for name, session in sessions.items()
+    }
+    golden, files = golden_pictures(product, sessions, calibration)
     files |= {FORM_FILES[name]: data for name, data in networks.items()}
     fastest = sessions["int8" if "int8" in sessions else "float32"]
     ranked = [product.score(fastest, picture) for picture in pictures[:_MOST_RANKED]]
-    files["reference.png"] = _png(_shrunk(pictures[int(np.argsort(ranked)[len(ranked) // 2])], 512))
+    files["reference.png"] = png(shrunk(pictures[int(np.argsort(ranked)[len(ranked) // 2])], 512))
     if settings.roi is not None:
         files["roi.png"] = settings.roi.read_bytes()
     seconds = time.monotonic() - started
@@ -204,21 +192,42 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
     return _write(settings.models_dir, manifest, files)
 
 
-def _remember(settings: BuildSettings, run_dir: Path) -> None:
-    """Keep what was asked for beside the checkpoint, so that `flawscribe export` can finish a run."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / _SETTINGS).write_bytes(TypeAdapter(BuildSettings).dump_json(settings, indent=1))
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a checkpoint belongs to: going on from it makes sense only for the same settings, images and teacher."""
+
+    settings: BuildSettings
+    images: str  # fingerprint
+    teacher: str  # sha256
+
+
+def _checkpoint(run: _Run, starts: bool, say: Say) -> Path:
+    """The run's checkpoint file. One of another training under the same name is put aside when a training `starts`.
+
+    Raises BadRequest when it does not start but finish another one: that needs the images it was trained on.
+    """
+    folder = run.settings.runs_dir / run.settings.name
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, record = folder / "checkpoint.pt", folder / _RUN
+    text = TypeAdapter(_Run).dump_json(run, indent=1)
+    if checkpoint.exists() and (not record.exists() or record.read_bytes() != text):
+        if not starts:
+            raise BadRequest(f"the images or the teacher have changed since {checkpoint} was made; train anew")
+        checkpoint.replace(folder / "checkpoint.old.pt")
+        say(f"{folder} held another training (settings, images or teacher differ): starting anew")
+    record.write_bytes(text)
+    return checkpoint
 
 
 def remembered(run_dir: Path) -> BuildSettings:
     """The settings of a run. Raises BadRequest when the folder is no run of `flawscribe train`."""
     try:
-        return TypeAdapter(BuildSettings).validate_json((run_dir / _SETTINGS).read_bytes())
+        return TypeAdapter(_Run).validate_json((run_dir / _RUN).read_bytes()).settings
     except (OSError, ValidationError) as error:
-        raise BadRequest(f"{run_dir} is no run of `flawscribe train`: {_SETTINGS} cannot be read") from error
+        raise BadRequest(f"{run_dir} is no run of `flawscribe train`: {_RUN} cannot be read") from error
 
 
-def _product(settings: BuildSettings, splits: Splits) -> _Product:
+def _product(settings: BuildSettings, splits: Splits) -> Product:
     images = (*splits.train, *splits.validation, *splits.calibration)
     recipe = choose_recipe(images, settings.working_size)
     roi = None
@@ -233,10 +242,10 @@ def _product(settings: BuildSettings, splits: Splits) -> _Product:
         image = images[0]
         plan = plan_tiles(image.width, image.height, recipe, global_map=False)
         smallest = round(8 * image.width / plan.working_width, 2)
-    return _Product(recipe, settings.global_map, smallest, roi)
+    return Product(recipe, settings.global_map, smallest, roi)
 
 
-def _announce(splits: Splits, product: _Product, say: Say) -> None:
+def _announce(splits: Splits, product: Product, say: Say) -> None:
     say(
         f"{len(splits.train)} pictures to train on, {len(splits.validation)} to choose by, "
         f"{len(splits.calibration)} for thresholds"
@@ -251,99 +260,6 @@ def _announce(splits: Splits, product: _Product, say: Say) -> None:
         say(f"note: {note}")
 
 
-def _networks(detector: Detector, bank: FeatureBank, chooser: Selection, say: Say) -> dict[FormName, bytes]:
-    """The float32 form, and the int8 form when it tells painted flaws as well."""
-    plain = to_onnx(detector)
-    networks: dict[FormName, bytes] = {"float32": store_as_half(plain)}
-    rng = np.random.default_rng(0)
-    windows = [window.numpy() for window in bank.windows(rng, _QUANTISE_WINDOWS)[0].cpu()]
-    windows += [canvas.whole for canvas in bank.canvases[: _QUANTISE_WINDOWS // 3]]
-    small = quantize(plain, windows)
-    before = chooser.separation_of(open_session(networks["float32"], form="float32", provider="cpu").run)
-    after = chooser.separation_of(open_session(small, form="int8", provider="cpu").run)
-    if after >= before - _FORM_LOSS:
-        networks["int8"] = small
-    verb = "kept" if "int8" in networks else "dropped"
-    say(f"int8 form {verb}: separation of painted flaws {after:.4f}, float32 {before:.4f}")
-    return networks
-
-
-def _form(
-    settings: BuildSettings,
-    product: _Product,
-    detector: Detector,
-    chooser: Selection,
-    images: Sequence[NormalImage],
-    pictures: Sequence[Picture],
-    name: FormName,
-    data: bytes,
-) -> Form:
-    """A form's parity, speed, and thresholds through the served path."""
-    session = open_session(data, form=name, provider="cpu")
-    windows = np.concatenate([example.windows for example in chooser.examples])[:9]
-    parity: Parity = measure_parity(detector, session, windows, (1, 3))
-    if name == "float32":
-        require_parity(parity)
-    scores = part_scores(images, [product.score(session, picture) for picture in pictures])
-    reject, reject_rule = threshold(scores, settings.false_reject_rate)
-    review, review_rule = threshold(scores, min(0.5, _REVIEW_TIMES * settings.false_reject_rate))
-    return Form(
-        file=FORM_FILES[name],
-        review_threshold=min(review, reject),
-        reject_threshold=reject,
-        review_rule=review_rule,
-        reject_rule=reject_rule,
-        calibration_scores=scores,
-        parity=parity,
-        network_ms_per_window=_milliseconds(session, windows[:1]),
-        machine=f"{_processor()}, {available_cores()} cores",
-    )
-
-
-def _milliseconds(session: Session, window: NDArray[np.uint8]) -> float:
-    """Median time of one window at batch 1."""
-    times = []
-    for _ in range(7):
-        started = time.perf_counter()
-        session.run(window)
-        times.append(1000 * (time.perf_counter() - started))
-    return round(statistics.median(times), 2)
-
-
-def _golden(
-    product: _Product, sessions: dict[FormName, Session], pictures: Sequence[Picture]
-) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
-    """Two held-out normals and one with a painted flaw, at working resolution, with each form's score."""
-    flawed = paint_flaw(pictures[0], np.random.default_rng(0))[0]
-    golden, files = [], {}
-    for index, picture in enumerate((pictures[0], pictures[-1], flawed)):
-        shown = _shrunk(picture, max(plan_size(product.recipe, picture)))
-        file = f"golden/{index}.png"
-        files[file] = _png(shown)
-        pixels = np.asarray(shown)
-        scores: dict[FormName, float] = {name: product.score(session, pixels) for name, session in sessions.items()}
-        golden.append(Golden(file=file, scores=scores))
-    return tuple(golden), files
-
-
-def plan_size(recipe: PrepareRecipe, picture: Picture) -> tuple[int, int]:
-    """Working width and height of a picture."""
-    plan = plan_tiles(picture.shape[1], picture.shape[0], recipe, global_map=False)
-    return plan.working_width, plan.working_height
-
-
-def _shrunk(picture: Picture, long_side: int) -> Image.Image:
-    image = Image.fromarray(picture)
-    image.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
-    return image
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def _quantiles(detector: Detector) -> Quantiles:
     low, high = detector.q_a.tolist(), detector.q_b.tolist()
     logical = MapQuantiles(q_a=low[1], q_b=high[1]) if detector.autoencoder is not None else None
@@ -353,7 +269,7 @@ def _quantiles(detector: Detector) -> Quantiles:
 def _report(
     settings: BuildSettings,
     splits: Splits,
-    product: _Product,
+    product: Product,
     forms: dict[FormName, Form],
     history: History,
     ranked: Sequence[float],
@@ -369,9 +285,7 @@ def _report(
     for index, rgb in enumerate(held_out[:3]):
         flawed = paint_flaw(rgb, np.random.default_rng((settings.seed, index, 0)))[0]
         for shown in (rgb, flawed):
-            plan = plan_tiles(shown.shape[1], shown.shape[0], product.recipe, global_map=product.global_map)
-            mapped = picture_map(session.run(prepare(shown, plan)), plan, product.min_flaw_px, product.roi)
-            samples.append((shown, mapped))
+            samples.append((shown, product.anomaly_map(session, shown)))
     return Report(
         name=settings.name,
         data=settings.data.name,
@@ -418,11 +332,3 @@ def _has(name: str) -> bool:
     except ModuleNotFoundError:
         return False
     return True
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Sequence
 
@@ -51,9 +50,16 @@ def to_onnx(detector: Detector) -> bytes:
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    onnx.save_model(program.model_proto, buffer)
-    return buffer.getvalue()
+    return without_traces(program.model_proto)
+
+
+def without_traces(model: onnx.ModelProto) -> bytes:
+    """The file without what the exporter notes of the machine that made it (source paths, stack traces)."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return bytes(model.SerializeToString())
 
 
 def store_as_half(model: bytes) -> bytes:

@@ -82,6 +82,11 @@ def test_the_bundle_keeps_its_promises(bundle_dir: Path) -> None:
     assert len(manifest.forms["float32"].calibration_scores) == 3
     assert manifest.forms["float32"].reject_rule.method == "fitted_tail"
     assert manifest.roi
+    for name in ("model.onnx", "model.int8.onnx"):
+        if (bundle_dir / name).exists():  # the int8 form is kept only when it is as good
+            data = (bundle_dir / name).read_bytes()
+            assert b"stack_trace" not in data
+            assert str(Path(__file__).parents[3]).encode() not in data
     assert sum(path.stat().st_size for path in bundle_dir.rglob("*") if path.is_file()) < 30_000_000
 
 
@@ -150,8 +155,28 @@ def test_a_stopped_run_can_be_exported_as_the_next_version(bundle_dir: Path, set
     np.testing.assert_allclose(
         first.forms["float32"].calibration_scores, second.forms["float32"].calibration_scores, rtol=1e-3
     )
+    with pytest.raises(BadRequest, match="have changed since"):
+        build(replace(settings, working_size=220), lambda _: None, obtain=Trainer.best_so_far)
     with pytest.raises(BadRequest, match="nothing has been trained"):
         build(replace(settings, name="other"), lambda _: None, obtain=Trainer.best_so_far)
+
+
+def test_a_training_never_goes_on_from_that_of_other_images(bundle_dir: Path, settings: BuildSettings) -> None:
+    """A second training under one name, on other pictures, must not answer with the first one's student."""
+    said: list[str] = []
+    changed = replace(settings, seed=1)
+
+    class Reached(Exception):
+        pass
+
+    def first_step(step: int, steps: int, loss: float) -> None:
+        assert step == 1
+        raise Reached
+
+    with pytest.raises(Reached):
+        build(changed, said.append, first_step)
+    assert any("starting anew" in line for line in said)
+    assert (settings.runs_dir / settings.name / "checkpoint.old.pt").exists()
 
 
 def test_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:

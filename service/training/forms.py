@@ -1,0 +1,166 @@
+"""The numerical forms of a trained network: export, quantise, keep what is as good, calibrate each, golden pictures."""
+
+from __future__ import annotations
+
+import io
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.bundle.load import anomaly_map_of
+from service.bundle.manifest import FORM_FILES, Form, FormName, Golden, Parity
+from service.engine.session import Session, available_cores, open_session
+from service.image.prepare import PrepareRecipe, working_size
+from service.training.calibrate import part_scores, threshold
+from service.training.data import NormalImage
+from service.training.export import measure_parity, require_parity, store_as_half, to_onnx
+from service.training.features import FeatureBank
+from service.training.flaws import paint_flaw
+from service.training.network import Detector
+from service.training.quantize import quantize
+from service.training.select import Selection
+from service.types import AnomalyMap
+
+Picture = NDArray[np.uint8]
+Say = Callable[[str], None]
+_REVIEW_TIMES = 5  # the review band opens at this multiple of the false reject rate
+_FORM_LOSS = 0.002  # how much separation a faster form may lose
+_QUANTISE_WINDOWS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What is the same for every form of the model: how pictures are prepared, and what counts as a flaw on them."""
+
+    recipe: PrepareRecipe
+    global_map: bool
+    min_flaw_px: float
+    roi: NDArray[np.bool_] | None
+
+    def anomaly_map(self, session: Session, rgb: Picture) -> AnomalyMap:
+        """A picture's anomaly map through the served path."""
+        return anomaly_map_of(
+            session,
+            rgb,
+            recipe=self.recipe,
+            global_map=self.global_map,
+            min_flaw_px=self.min_flaw_px,
+            roi=self.roi,
+        )
+
+    def score(self, session: Session, rgb: Picture) -> float:
+        """A picture's anomaly score through the served path."""
+        return self.anomaly_map(session, rgb).score
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out normal images and their pictures, in the same order: what thresholds are set with."""
+
+    images: Sequence[NormalImage]
+    pictures: Sequence[Picture]
+
+
+def export_forms(detector: Detector, bank: FeatureBank, judge: Selection, say: Say) -> dict[FormName, bytes]:
+    """The float32 form, and the int8 form when it tells painted flaws as well."""
+    plain = to_onnx(detector)
+    networks: dict[FormName, bytes] = {"float32": store_as_half(plain)}
+    rng = np.random.default_rng(0)
+    windows = [window.numpy() for window in bank.windows(rng, _QUANTISE_WINDOWS)[0].cpu()]
+    windows += [canvas.whole for canvas in bank.canvases[: _QUANTISE_WINDOWS // 3]]
+    small = quantize(plain, windows)
+    before = judge.separation_of(open_session(networks["float32"], form="float32", provider="cpu").run)
+    after = judge.separation_of(open_session(small, form="int8", provider="cpu").run)
+    if after >= before - _FORM_LOSS:
+        networks["int8"] = small
+    verb = "kept" if "int8" in networks else "dropped"
+    say(f"int8 form {verb}: separation of painted flaws {after:.4f}, float32 {before:.4f}")
+    return networks
+
+
+def calibrate_form(
+    name: FormName,
+    session: Session,
+    product: Product,
+    detector: Detector,
+    chooser: Selection,
+    held_out: HeldOut,
+    false_reject_rate: float,
+) -> Form:
+    """A form's parity with torch, its speed, and its thresholds through the served path.
+
+    Raises BundleRefused when the float32 form does not give torch's scores.
+    """
+    windows = np.concatenate([example.windows for example in chooser.examples])[:9]
+    parity: Parity = measure_parity(detector, session, windows, (1, 3))
+    if name == "float32":
+        require_parity(parity)
+    scores = part_scores(held_out.images, [product.score(session, picture) for picture in held_out.pictures])
+    reject, reject_rule = threshold(scores, false_reject_rate)
+    review, review_rule = threshold(scores, min(0.5, _REVIEW_TIMES * false_reject_rate))
+    return Form(
+        file=FORM_FILES[name],
+        review_threshold=min(review, reject),
+        reject_threshold=reject,
+        review_rule=review_rule,
+        reject_rule=reject_rule,
+        calibration_scores=scores,
+        parity=parity,
+        network_ms_per_window=_milliseconds(session, windows[:1]),
+        machine=f"{_processor()}, {available_cores()} cores",
+    )
+
+
+def _milliseconds(session: Session, window: NDArray[np.uint8]) -> float:
+    """Median time of one window at batch 1."""
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        session.run(window)
+        times.append(1000 * (time.perf_counter() - started))
+    return round(statistics.median(times), 2)
+
+
+def golden_pictures(
+    product: Product, sessions: dict[FormName, Session], pictures: Sequence[Picture]
+) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
+    """Two held-out normals and one with a painted flaw, at working resolution, with each form's score."""
+    flawed = paint_flaw(pictures[0], np.random.default_rng(0))[0]
+    golden, files = [], {}
+    for index, picture in enumerate((pictures[0], pictures[-1], flawed)):
+        shown = shrunk(picture, max(working_size(picture.shape[1], picture.shape[0], product.recipe)))
+        file = f"golden/{index}.png"
+        files[file] = png(shown)
+        pixels = np.asarray(shown)
+        scores: dict[FormName, float] = {name: product.score(session, pixels) for name, session in sessions.items()}
+        golden.append(Golden(file=file, scores=scores))
+    return tuple(golden), files
+
+
+def shrunk(picture: Picture, long_side: int) -> Image.Image:
+    """The picture with a longer side of at most `long_side` px."""
+    image = Image.fromarray(picture)
+    image.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
+    return image
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
