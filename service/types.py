@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,3 +151,57 @@ class Inspection:
     verdict: Verdict
     timings: Timings
     metadata: dict[str, str] = field(default_factory=dict)
+
+
+class Severity(StrEnum):
+    """How bad a flaw is, by the product's own policy; `none` for a normal picture."""
+
+    NONE = "none"
+    MINOR = "minor"
+    MAJOR = "major"
+    CRITICAL = "critical"
+
+
+CaptionSource = Literal["llm", "memory", "rules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the map and the pixels say of a flaw, as short English phrases; empty for a normal picture."""
+
+    location: str = ""
+    size: str = ""
+    shape: str = ""
+    colour: str = ""
+    margin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarCase:
+    """A reviewed past flaw that looks alike. `distance`: cosine distance of the descriptors, 0..2."""
+
+    inspection_id: str
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """A flaw (or a whole picture) in words. `description` has at most ten words; `confidence` is 0..1.
+
+    `degraded`: the LLM was wanted and did not answer, `fallback_reason` says why.
+    """
+
+    label: str
+    description: str
+    severity: Severity
+    probable_causes: tuple[str, ...] = ()
+    recommended_action: str = ""
+    confidence: float | None = None
+    source: CaptionSource = "rules"
+    degraded: bool = False
+    fallback_reason: str | None = None
+    is_new_type: bool = False
+    attributes: Attributes = field(default_factory=Attributes)
+    prompt_version: str | None = None
+    similar: tuple[SimilarCase, ...] = ()
