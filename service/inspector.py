@@ -165,6 +165,6 @@ def decide(
 ) -> tuple[AnomalyMap, Verdict]:
     """The network's answer -> the picture's map and verdict."""
     form = bundle.form
-    anomaly_map = picture_map(answer.maps, plan, bundle.manifest.min_flaw_px, bundle.roi)
+    anomaly_map = picture_map(answer.maps, plan, bundle.manifest.min_flaw_px, bundle.roi, bundle.manifest.border)
     thresholds = limits(form.review_threshold, form.reject_threshold, threshold)
     return anomaly_map, judge(anomaly_map, thresholds, form.calibration_scores, reasons)

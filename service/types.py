@@ -63,6 +63,15 @@ class WindowMaps:
 
 
 @dataclass(frozen=True, slots=True)
+class Border:
+    """How the cells that look at reflected context are scaled: by distance from the picture's border, outermost first,
+    the values (low, high) of a map that stand for 0 and 0.1 there, as the map's quantiles do inside."""
+
+    structural: tuple[tuple[float, float], ...] = ()
+    logical: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AnomalyMap:
     """A picture's anomaly map on its cell grid, float32 [rows, columns], unclamped.
 

@@ -17,7 +17,7 @@ from service.engine.session import Provider, Session, open_session
 from service.errors import BundleRefused
 from service.image.decode import decode
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
-from service.types import AnomalyMap, ModelIdentity, Thresholds, TilePlan
+from service.types import AnomalyMap, Border, ModelIdentity, Thresholds, TilePlan
 
 log = logging.getLogger("flawscribe.bundle")
 Precision = Literal["auto", "float32", "fp16", "int8"]
@@ -70,6 +70,7 @@ class Bundle:
             global_map=self.manifest.network.global_map,
             min_flaw_px=self.manifest.min_flaw_px,
             roi=self.roi,
+            border=self.manifest.border,
         )
 
 
@@ -81,13 +82,14 @@ def anomaly_map_of(
     global_map: bool,
     min_flaw_px: float,
     roi: NDArray[np.bool_] | None = None,
+    border: Border | None = None,
 ) -> AnomalyMap:
     """The anomaly map of a picture uint8 [H,W,3]: the served path without a queue, for calibration and evaluation too.
 
-    `recipe`, `global_map`, `min_flaw_px` (px of the picture) and `roi` (bool [h,w]) as in the manifest.
+    `recipe`, `global_map`, `min_flaw_px` (px of the picture) and `roi` (bool [h,w]), `border` as in the manifest.
     """
     plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=global_map)
-    return picture_map(session.run(prepare(rgb, plan)), plan, min_flaw_px, roi)
+    return picture_map(session.run(prepare(rgb, plan)), plan, min_flaw_px, roi, border)
 
 
 def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundle:

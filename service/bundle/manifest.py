@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.image.prepare import CELLS, CONTEXT, STEP, STRIDE, WINDOW, PrepareRecipe
 from service.image.quality import QualityGate
+from service.types import Border
 
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -117,6 +118,7 @@ class Manifest(_Part):
     geometry: Geometry = Geometry()
     prepare: PrepareRecipe
     quantiles: Quantiles
+    border: Border = Border()  # quantiles of the scaled maps near the picture's border, where they differ from inside
     min_flaw_px: float = Field(gt=0)
     mm_per_pixel: float | None = None
     quality_gate: QualityGate
@@ -135,6 +137,8 @@ class Manifest(_Part):
     def _whole(self) -> Manifest:
         if "float32" not in self.forms:
             raise ValueError("the float32 form is missing")
+        if any(not low < high for low, high in (*self.border.structural, *self.border.logical)):
+            raise ValueError("a border ring's low quantile is not below its high one")
         for name, form in self.forms.items():
             if form.file != FORM_FILES[name]:
                 raise ValueError(f"form {name} must be {FORM_FILES[name]}, not {form.file}")

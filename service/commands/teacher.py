@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.commands.train import require_torch
+from service.errors import BadRequest
 
 teachers = typer.Typer(help="Teachers: the pretrained networks whose features a model learns.", no_args_is_help=True)
 _DIRECTORY = Path("models/teachers")
@@ -34,6 +35,54 @@ def list_all(directory: Annotated[Path, typer.Option(help="Folder of teachers.")
     """List the teachers at hand."""
     for file in sorted(directory.glob("*.safetensors")):
         typer.echo(file.stem)
+
+
+@teachers.command("pretrain")
+def learn(
+    folder: Annotated[list[Path], typer.Option(help="Searched for pictures of any kind; may be repeated.")],
+    checkpoint: Annotated[Path, typer.Option(help="Written as it goes; the same command again goes on from it.")],
+    name: Annotated[str, typer.Option(help="Write the teacher under this name at the end.")] = "",
+    size: Annotated[str, typer.Option(help="PDN: small or medium.")] = "small",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of 16 crops.")] = 3000,
+    generated: Annotated[int, typer.Option(min=0, help="Generated textures added to the pictures.")] = 3000,
+    start_from: Annotated[Path | None, typer.Option(help="Checkpoint of an earlier run to go on from.")] = None,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate of the one cycle.")] = 1e-3,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same crops.")] = 0,
+    data: Annotated[str, typer.Option(help="The pictures and their licences, for the card.")] = "",
+    directory: Annotated[Path, typer.Option(help="Folder of teachers.")] = _DIRECTORY,
+) -> None:
+    """Train a teacher from pictures without labels, on a GPU where there is one. Example:
+
+    flawscribe teacher pretrain --folder photos --checkpoint runs/teacher.pt --name own --data "our photos"
+    """
+    require_torch()
+    from tqdm import tqdm  # noqa: PLC0415
+
+    from service.training.network import PDN_SIZES  # noqa: PLC0415
+    from service.training.pretrain import PretrainSettings, export_teacher, pretrain  # noqa: PLC0415
+
+    if size not in PDN_SIZES:
+        raise BadRequest(f"--size is {' or '.join(PDN_SIZES)}, not {size!r}")
+    settings = PretrainSettings(
+        folders=tuple(str(each) for each in folder),
+        size=size,
+        generated=generated,
+        steps=steps,
+        seed=seed,
+        save_every=save_every,
+        learning_rate=learning_rate,
+        start_from=str(start_from) if start_from else None,
+    )
+    with tqdm(total=steps, unit="step") as bar:
+
+        def show(step: int, _: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update(step - bar.n)
+
+        pretrain(settings, checkpoint, show)
+    if name:
+        typer.echo(f"{export_teacher(checkpoint, name, directory, {'data': data})} written")
 
 
 def register(app: typer.Typer) -> None:

@@ -1,7 +1,8 @@
 """Windows' maps -> one picture's anomaly map. The only place that does this, for training, evaluation and serving.
 
-Stitch the windows' cells (no blending: they are exact), resize the logical map of the shrunk whole onto them, average
-the two (paper section 3.4), then take the local mean over the smallest flaw that counts. Nothing is clamped.
+Stitch the windows' cells (no blending: they are exact), scale those at the border by their own quantiles, resize the
+logical map of the shrunk whole onto them, average the two (paper section 3.4), then take the local mean over the smallest
+flaw that counts. Nothing is clamped.
 """
 
 from __future__ import annotations
@@ -12,30 +13,36 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from service.image.prepare import CELLS, STRIDE
-from service.types import AnomalyMap, TilePlan, WindowMaps
+from service.image.prepare import CELLS, CONTEXT, STRIDE
+from service.types import AnomalyMap, Border, TilePlan, WindowMaps
 
 FloatMap = NDArray[np.float32]
+BORDER_CELLS = CONTEXT // STRIDE  # cells nearer to the border see some of the reflected context
 _Places = NDArray[np.floating[Any]]
 
 
 def picture_map(
-    maps: WindowMaps, plan: TilePlan, min_flaw_px: float, roi: NDArray[np.bool_] | None = None
+    maps: WindowMaps,
+    plan: TilePlan,
+    min_flaw_px: float,
+    roi: NDArray[np.bool_] | None = None,
+    border: Border | None = None,
 ) -> AnomalyMap:
     """The picture's AnomalyMap from its windows' maps, in the order of `prepare`.
 
     `min_flaw_px`: side of the smallest flaw that counts, in px of the picture. `roi`: the region of interest,
-    bool [h,w] of any size; cells outside become -inf. Raises ValueError when the plan has another number of
-    windows.
+    bool [h,w] of any size; cells outside become -inf. `border`: the border's own scale, if it was calibrated.
+    Raises ValueError when the plan has another number of windows.
     """
     if len(maps.structural) != plan.windows:
         raise ValueError(f"plan has {plan.windows} windows, network answered {len(maps.structural)}")
     width = min_flaw_px * plan.working_width / plan.width / STRIDE
-    structural = local_mean(stitch(maps.structural, plan), width)
+    border = border or Border()
+    structural = local_mean(levelled(stitch(maps.structural, plan), border.structural), width)
     logical = None
     cells = structural
     if maps.logical is not None:
-        logical = local_mean(_logical(maps.logical, plan), width)
+        logical = local_mean(_logical(maps.logical, plan, border), width)
         cells = (structural + logical) / np.float32(2)
     if roi is not None:
         cells = np.where(roi_cells(roi, plan), cells, np.float32(-np.inf))
@@ -49,14 +56,44 @@ def stitch(windows: FloatMap, plan: TilePlan) -> FloatMap:
     return np.ascontiguousarray(grid.reshape(down * CELLS, across * CELLS)[: plan.rows, : plan.columns])
 
 
-def _logical(windows: FloatMap, plan: TilePlan) -> FloatMap:
-    """The logical map on the picture's cell grid: from the shrunk whole, or from the only tile."""
+def border_distance(rows: int, columns: int) -> NDArray[np.intp]:
+    """Each cell's distance from the nearest border of its map in cells, [rows, columns], 0 for the outermost."""
+    down, across = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in (rows, columns))
+    return np.minimum(down[:, None], across)
+
+
+def levelled(cells: FloatMap, rings: tuple[tuple[float, float], ...]) -> FloatMap:
+    """The map with each ring of cells from the border inwards scaled so that its own `(low, high)` become 0 and 0.1.
+
+    What the student makes of reflected context is less sure than what it makes of the part, on normal pictures too.
+    """
+    if not rings:
+        return cells
+    distance = border_distance(*cells.shape)
+    result = cells.copy()
+    for ring, (low, high) in enumerate(rings):
+        there = distance == ring
+        result[there] = np.float32(0.1) * (cells[there] - np.float32(low)) / np.float32(high - low)
+    return result
+
+
+def logical_cells(windows: FloatMap, plan: TilePlan) -> FloatMap:
+    """The logical map as the network gives it: of the shrunk whole on its own cells, or of the only tile."""
     if not plan.whole_width:
         return stitch(windows, plan)
     rows, columns = -(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE)
+    return windows[-1, :rows, :columns]
+
+
+def _logical(windows: FloatMap, plan: TilePlan, border: Border) -> FloatMap:
+    """The logical map on the picture's cell grid."""
+    cells = levelled(logical_cells(windows, plan), border.logical)
+    if not plan.whole_width:
+        return cells
+    rows, columns = cells.shape
     down = interpolation(np.arange(plan.rows) * (plan.whole_height / plan.working_height), rows)
     across = interpolation(np.arange(plan.columns) * (plan.whole_width / plan.working_width), columns)
-    return np.asarray(down @ windows[-1, :rows, :columns] @ across.T, np.float32)
+    return np.asarray(down @ cells @ across.T, np.float32)
 
 
 def interpolation(places: _Places, sources: int) -> FloatMap:

@@ -131,6 +131,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
     detector = detector.cpu()
     round_to_half(detector)
     separation = chooser.score(detector)  # sets the quantiles anew, for the rounded weights
+    product = replace(product, border=chooser.border)
     judge = Selection(
         held_out,
         product.recipe,
@@ -140,6 +141,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         flaws_each=5,
         window_limit=_JUDGE_WINDOWS,
     )
+    judge.border = chooser.border
     networks = export_forms(detector, bank, judge, say)
     sessions = {name: open_session(data, form=name, provider="cpu") for name, data in networks.items()}
     forms = {
@@ -171,6 +173,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         network=Network(size=teacher.size, global_map=product.global_map),
         prepare=product.recipe,
         quantiles=_quantiles(detector),
+        border=product.border,
         min_flaw_px=product.min_flaw_px,
         mm_per_pixel=settings.mm_per_pixel,
         quality_gate=learn_gate([*pictures, *held_out, *calibration]),

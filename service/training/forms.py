@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from service.training.flaws import paint_flaw
 from service.training.network import Detector
 from service.training.quantize import quantize
 from service.training.select import Selection
-from service.types import AnomalyMap
+from service.types import AnomalyMap, Border
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -43,6 +43,7 @@ class Product:
     global_map: bool
     min_flaw_px: float
     roi: NDArray[np.bool_] | None
+    border: Border = field(default_factory=Border)
 
     def anomaly_map(self, session: Session, rgb: Picture) -> AnomalyMap:
         """A picture's anomaly map through the served path."""
@@ -53,6 +54,7 @@ class Product:
             global_map=self.global_map,
             min_flaw_px=self.min_flaw_px,
             roi=self.roi,
+            border=self.border,
         )
 
     def score(self, session: Session, rgb: Picture) -> float:

@@ -1,16 +1,18 @@
 """Pre-training a teacher without labels: dense contrastive learning over matched positions.
 
 Two views of one crop, a little apart and disturbed only photometrically, pass through the PDN; a position must find its
-partner among all other sampled positions of the batch (InfoNCE, temperature 0.1). A covariance term keeps the 384
-channels comparable and decorrelated, as EfficientAD's squared distance and hard loss assume (VICReg, arXiv 2105.04906).
+partner among all other sampled positions of the batch (InfoNCE, temperature 0.1). A third view has flaws painted in: the
+same place with a flaw is one more negative, and the nearest of all, so that what is made invariant is light and grain but
+not a scratch; a linear read-out must also tell flawed cells from untouched ones. A covariance term keeps the 384 channels
+comparable and decorrelated, as EfficientAD's squared distance and hard loss assume (VICReg, arXiv 2105.04906).
 
-    python -m service.training.pretrain --folder PICTURES --checkpoint run/small.pt --export pdn-small
+    flawscribe teacher pretrain --folder PICTURES --checkpoint run/small.pt --export pdn-small
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.errors import BadRequest
-from service.training.network import PDN_SIZES, TEACHER_CHANNELS, Pdn, PdnSize, normalise
-from service.training.teacher import DEFAULT_DIRECTORY, save_teacher
+from service.training.network import TEACHER_CHANNELS, Pdn, PdnSize, normalise
+from service.training.teacher import save_teacher
 from service.training.teacher_views import MAX_SHIFT, Views, draw_views, load_pictures
 
 
@@ -46,6 +48,7 @@ class PretrainSettings:
     jitter: int = 2  # px by which matched positions may lie apart
     temperature: float = 0.1
     covariance: float = 0.02
+    read_out: float = 0.3  # weight of telling flawed cells from untouched ones
     learning_rate: float = 1e-3
     seed: int = 0
     save_every: int = 100
@@ -64,7 +67,8 @@ def pretrain(
     torch.manual_seed(settings.seed)
     learner = _Learner(settings)
     if settings.start_from is not None and not checkpoint.exists():
-        learner.load_state_dict(_read(Path(settings.start_from))["learner"])
+        # a run of another recipe may have fewer parts
+        learner.load_state_dict(_read(Path(settings.start_from))["learner"], strict=False)
     learner = learner.to(device=device)
     learner.pdn = learner.pdn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
@@ -73,9 +77,12 @@ def pretrain(
     )
     first = _resume(checkpoint, settings, learner=learner, optimiser=optimiser, schedule=schedule)
     pictures = load_pictures(settings.folders, settings.generated, settings.seed)
-    for step in range(first, settings.steps):
+
+    def draw(step: int) -> Views:
         rng = np.random.default_rng((settings.seed, step))  # by step, so that a resumed run sees the same crops
-        views = draw_views(pictures, settings.batch, settings.crop, settings.jitter, rng)
+        return draw_views(pictures, settings.batch, settings.crop, settings.jitter, rng)
+
+    for step, views in enumerate(_ahead(draw, range(first, settings.steps)), first):
         loss = learner(*_tensors(views, device), step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -89,9 +96,23 @@ def pretrain(
     return learner.pdn.eval().requires_grad_(False)
 
 
+def _ahead(draw: Callable[[int], Views], steps: Iterable[int]) -> Iterator[Views]:
+    """Each step's views, the next ones drawn while the network learns from the present ones."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for step in steps:
+            coming = pool.submit(draw, step)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
+
+
 def _tensors(views: Views, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    first, second, shifts = (torch.from_numpy(part).to(device) for part in (views.first, views.second, views.shifts))
-    return first, second, shifts
+    """All views uint8 [3*batch,crop,crop,3], the shifts, and where the third third is flawed."""
+    images = torch.from_numpy(np.concatenate([views.first, views.second, views.flawed]))
+    return images.to(device), torch.from_numpy(views.shifts).to(device), torch.from_numpy(views.flaw).to(device)
 
 
 def teacher_of(checkpoint: Path) -> Pdn:
@@ -105,16 +126,20 @@ def teacher_of(checkpoint: Path) -> Pdn:
 
 def export_teacher(checkpoint: Path, name: str, directory: Path, card: Mapping[str, Any]) -> Path:
     """Write the teacher of a run, finished or not, with its card; `card` says on which data, under which licences."""
-    state = _read(checkpoint)
-    settings = {**state["settings"], "folders": [Path(folder).name for folder in state["settings"]["folders"]]}
-    if settings.get("start_from"):
-        settings["start_from"] = Path(settings["start_from"]).name
     recipe = {
-        "method": "dense InfoNCE over matched positions with a covariance term on the 384 channels",
-        "steps_done": state["step"],
-        "settings": settings,
+        "method": "dense InfoNCE over matched positions, painted flaws as nearest negatives, and a covariance term",
+        "runs": _runs(checkpoint),
     }
     return save_teacher(teacher_of(checkpoint), name, directory, {"recipe": recipe, **card})
+
+
+def _runs(checkpoint: Path) -> list[dict[str, Any]]:
+    """Settings and steps of the run and of those it started from, the first one first; folders by their last name."""
+    state = _read(checkpoint)
+    settings = {**state["settings"], "folders": [Path(folder).name for folder in state["settings"]["folders"]]}
+    earlier = settings.pop("start_from", None)
+    before = _runs(Path(earlier)) if earlier else []
+    return [*before, {"steps_done": state["step"], "settings": settings}]
 
 
 class _Learner(nn.Module):
@@ -125,33 +150,49 @@ class _Learner(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(TEACHER_CHANNELS, TEACHER_CHANNELS), nn.ReLU(), nn.Linear(TEACHER_CHANNELS, 128)
         )
+        self.reader = nn.Linear(TEACHER_CHANNELS, 1)
 
-    def forward(self, first: Tensor, second: Tensor, shifts: Tensor, step: int) -> Tensor:
-        """Loss of two batches of views uint8 [N,crop,crop,3]; the second is moved by `shifts` [N,2] cells."""
-        with torch.autocast(first.device.type, torch.bfloat16):
-            both = self.pdn(normalise(torch.cat([first, second])))
-        a, b = both.float().permute(0, 2, 3, 1).chunk(2)
-        left, right = self._matched(a, b, shifts, step)
-        anchors = functional.normalize(self.head(left), dim=1)
-        partners = functional.normalize(self.head(right), dim=1)
-        logits = anchors @ partners.T / self.settings.temperature
-        target = torch.arange(len(logits), device=logits.device)
-        contrast = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-        return contrast + self.settings.covariance * (_covariance(left) + _covariance(right))
-
-    def _matched(self, a: Tensor, b: Tensor, shifts: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """`positions` places per crop that both views see: features [N*positions,384] of each."""
-        count, side = len(a), a.shape[1]
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
-        cells = side - MAX_SHIFT
-        flat = torch.stack(
-            [torch.randperm(cells * cells, generator=generator)[: self.settings.positions] for _ in range(count)]
-        ).to(a.device)
-        y, x = flat // cells, flat % cells
-        index = torch.arange(count, device=a.device)[:, None]
-        dy, dx = shifts[:, :1], shifts[:, 1:]
+    def forward(self, images: Tensor, shifts: Tensor, flaw: Tensor, step: int) -> Tensor:
+        """Loss of three batches of views uint8 [3*N,crop,crop,3]: as it is, moved by `shifts` [N,2] cells, and flawed
+        where `flaw` [N,cells,cells] is 1."""
+        with torch.autocast(images.device.type, torch.bfloat16):
+            found = self.pdn(normalise(images))
+        a, b, c = found.float().permute(0, 2, 3, 1).chunk(3)
+        index = self._places(flaw, shifts, step)
+        dy, dx = shifts[index[0]].unbind(1)
         # view 2 starts (dy,dx) cells further: what is at (y+dy, x+dx) in view 1 is at (y, x) in view 2
-        return a[index, y + dy, x + dx].flatten(0, 1), b[index, y, x].flatten(0, 1)
+        here = (index[0], index[1] + dy, index[2] + dx)
+        left, right, spoilt, state = a[here], b[index], c[here], flaw[here]
+        anchors, partners, strangers = (functional.normalize(self.head(part), dim=1) for part in (left, right, spoilt))
+        logits = anchors @ partners.T
+        own = (anchors * strangers).sum(dim=1, keepdim=True).masked_fill((state != 1)[:, None], -torch.inf)
+        target = torch.arange(len(logits), device=logits.device)
+        scale = self.settings.temperature
+        contrast = functional.cross_entropy(torch.cat([logits, own], dim=1) / scale, target)
+        contrast = (contrast + functional.cross_entropy(logits.T / scale, target)) / 2
+        known = ~flaw.isnan()
+        guessed = self.reader((c[known] - left.mean(dim=0)) / left.std(dim=0).clamp_min(1e-6))[:, 0]
+        told = functional.binary_cross_entropy_with_logits(guessed, flaw[known])
+        spread = self.settings.covariance * (_covariance(left) + _covariance(right))
+        return contrast + self.settings.read_out * told + spread
+
+    def _places(self, flaw: Tensor, shifts: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(crop, row, column) in view 2 of `positions` places per crop that both views see, half of them flawed in view 3
+        as far as there are such."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        count, side = flaw.shape[:2]
+        cells = side - MAX_SHIFT
+        chance = torch.rand((count, cells * cells), generator=generator).to(flaw.device)
+        row, column = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
+        rows, columns = row.reshape(1, -1).to(flaw.device), column.reshape(1, -1).to(flaw.device)
+        crops = torch.arange(count, device=flaw.device)[:, None]
+        spoilt = flaw[crops, rows + shifts[:, :1], columns + shifts[:, 1:]] == 1
+        positions = min(self.settings.positions, cells * cells)
+        half = positions // 2
+        favoured = (chance * spoilt).topk(half, dim=1).indices  # flawed places first, then any
+        rest = chance.scatter(1, favoured, -1.0).topk(positions - half, dim=1).indices
+        chosen = torch.cat([favoured, rest], dim=1)
+        return crops.expand_as(chosen).flatten(), rows[0, chosen].flatten(), columns[0, chosen].flatten()
 
 
 def _covariance(features: Tensor) -> Tensor:
@@ -187,33 +228,3 @@ def _resume(checkpoint: Path, settings: PretrainSettings, **parts: _Stateful) ->
 def _read(checkpoint: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     return state
-
-
-def main() -> None:
-    """Pre-train from the command line; repeating the same command goes on where it was stopped."""
-    parser = argparse.ArgumentParser(description="Pre-train a teacher")
-    parser.add_argument("--folder", action="append", default=[], help="searched for pictures; may be repeated")
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--size", choices=PDN_SIZES, default="small")
-    for name in ("generated", "steps", "batch", "crop", "jitter", "seed", "save_every"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS)
-    parser.add_argument("--learning-rate", type=float, default=argparse.SUPPRESS)
-    parser.add_argument("--start-from", default=argparse.SUPPRESS, help="checkpoint of an earlier run")
-    parser.add_argument("--export", metavar="NAME", help="write the teacher under this name at the end")
-    parser.add_argument("--directory", type=Path, default=DEFAULT_DIRECTORY)
-    parser.add_argument("--data", default="", help="the data and their licences, for the card")
-    options = vars(parser.parse_args())
-    export, directory, data = options.pop("export"), options.pop("directory"), options.pop("data")
-    checkpoint = options.pop("checkpoint")
-    pretrain(PretrainSettings(folders=tuple(options.pop("folder")), **options), checkpoint, _print_progress)
-    if export:
-        print(export_teacher(checkpoint, export, directory, {"data": data}))
-
-
-def _print_progress(step: int, steps: int, loss: float) -> None:
-    if step % 20 == 0 or step == steps:
-        print(f"step {step} of {steps}  loss {loss:.4f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.decision.scale import full_size, picture_map
+from service.decision.scale import BORDER_CELLS, border_distance, full_size, logical_cells, picture_map, stitch
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.training.flaws import paint_flaw
 from service.training.metrics import auroc
 from service.training.network import Detector
-from service.types import TilePlan, WindowMaps
+from service.types import Border, TilePlan, WindowMaps
 
 Runner = Callable[[NDArray[np.uint8]], WindowMaps]
 _Q_A, _Q_B = 0.9, 0.995  # paper section 3.4
@@ -44,6 +44,7 @@ class Selection:
         window_limit: int = 60,
     ) -> None:
         self.min_flaw_px = min_flaw_px
+        self.border = Border()
         self.examples: list[Example] = []
         for index, rgb in enumerate(pictures):
             plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=global_map)
@@ -56,7 +57,8 @@ class Selection:
                 self.examples.append(Example(plan, prepare(painted, plan), mask))
 
     def score(self, detector: Detector) -> float:
-        """Mean of image and pixel AUROC, 0..1, after setting the detector's quantiles on the untouched normals."""
+        """Mean of image and pixel AUROC, 0..1, after setting the detector's quantiles, and the border's in `border`, on
+        the untouched normals."""
         with torch.no_grad():
             detector.q_a.zero_()
             detector.q_b.fill_(0.1)
@@ -64,7 +66,9 @@ class Selection:
             q_a, q_b = quantiles(raw, self.examples)
             detector.q_a.copy_(torch.from_numpy(q_a))
             detector.q_b.copy_(torch.from_numpy(q_b))
-        return self.separation([_scaled(maps, q_a, q_b) for maps in raw])
+        scaled = [_scaled(maps, q_a, q_b) for maps in raw]
+        self.border = border_of(scaled, self.examples)
+        return self.separation(scaled)
 
     def separation_of(self, runner: Runner) -> float:
         """The same figure for any way of running the finished network (a numerical form in ONNX Runtime)."""
@@ -73,7 +77,7 @@ class Selection:
     def separation(self, maps: Sequence[WindowMaps]) -> float:
         """Mean of image and pixel AUROC of the scaled maps of all examples."""
         pairs = zip(self.examples, maps, strict=True)
-        pictures = [picture_map(answer, example.plan, self.min_flaw_px) for example, answer in pairs]
+        pictures = [picture_map(answer, example.plan, self.min_flaw_px, None, self.border) for example, answer in pairs]
         scores = np.array([picture.score for picture in pictures])
         flawed = np.array([example.mask is not None for example in self.examples])
         pixel = []
@@ -89,18 +93,43 @@ class Selection:
 def quantiles(
     maps: Sequence[WindowMaps], examples: Sequence[Example]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """q_a and q_b [2] (structural, logical) of the raw maps of the untouched normals, over the cells that are used."""
+    """q_a and q_b [2] (structural, logical) of the raw maps of the untouched normals, over the cells that see the part
+    alone (paper section 3.4)."""
+    low, high = np.zeros(2, np.float32), np.full(2, 0.1, np.float32)
+    for index, pictures in enumerate(_untouched(maps, examples)):
+        inner = [cells[border_distance(*cells.shape) >= BORDER_CELLS] for cells in pictures]
+        values = np.concatenate(inner)
+        if not len(values):  # a part so narrow that all of it is border
+            values = np.concatenate([cells.ravel() for cells in pictures])
+        low[index] = np.quantile(values, _Q_A)
+        high[index] = max(np.quantile(values, _Q_B), low[index] + 1e-6)
+    return low, high
+
+
+def border_of(scaled: Sequence[WindowMaps], examples: Sequence[Example]) -> Border:
+    """The same two quantiles of the scaled maps, ring by ring from the border inwards; a ring that is calmer than the
+    inside keeps the inside's scale, so that no noise is raised."""
+    sides = []
+    for pictures in _untouched(scaled, examples):
+        rings = []
+        for ring in range(BORDER_CELLS):
+            values = np.concatenate([cells[border_distance(*cells.shape) == ring] for cells in pictures])
+            if not len(values):
+                break
+            low, high = (float(value) for value in np.quantile(values, (_Q_A, _Q_B)))
+            low = max(low, 0.0)
+            rings.append((round(low, 5), round(max(high, low + 0.1), 5)))
+        sides.append(tuple(rings))
+    return Border(*sides)
+
+
+def _untouched(maps: Sequence[WindowMaps], examples: Sequence[Example]) -> list[list[NDArray[np.float32]]]:
+    """The maps of the untouched normals on their own cells: all structural ones, then all logical ones if there are."""
     clean = [pair for pair in zip(maps, examples, strict=True) if pair[1].mask is None]
-    structural = np.concatenate([answer.structural[: len(example.plan.tiles)].ravel() for answer, example in clean])
-    parts = [structural]
+    found = [[stitch(answer.structural, example.plan) for answer, example in clean]]
     if clean[0][0].logical is not None:
-        # the logical map is read off the last window: the shrunk whole, or the only tile
-        parts.append(np.concatenate([answer.logical[-1].ravel() for answer, _ in clean if answer.logical is not None]))
-    low = [float(np.quantile(part, _Q_A)) for part in parts]
-    high = [max(float(np.quantile(part, _Q_B)), bottom + 1e-6) for part, bottom in zip(parts, low, strict=True)]
-    if len(parts) == 1:
-        low, high = [*low, 0.0], [*high, 0.1]
-    return np.array(low, np.float32), np.array(high, np.float32)
+        found.append([logical_cells(a.logical, example.plan) for a, example in clean if a.logical is not None])
+    return found
 
 
 def _scaled(maps: WindowMaps, q_a: NDArray[np.float32], q_b: NDArray[np.float32]) -> WindowMaps:

@@ -1,4 +1,4 @@
-"""Pictures for pre-training a teacher, and the pairs of views drawn from them."""
+"""Pictures for pre-training a teacher, and the views drawn from them: two of a place as it is, one with flaws painted in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from scipy import ndimage
 from service.errors import BadRequest
 from service.image.prepare import STRIDE
 from service.samples.textures import random_texture
+from service.training.flaws import paint_flaw
 
+RECEPTIVE_FIELD = 33  # px of the PDN
 MAX_SHIFT = 2  # cells between the two views
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _SHORT_SIDE = 288  # px: pictures are kept no larger in memory
@@ -24,12 +26,15 @@ _SHORT_SIDE = 288  # px: pictures are kept no larger in memory
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Two views of each crop, uint8 [batch,crop,crop,3]; `second` starts `shifts` [batch,2] cells (down, right) further,
-    give or take the jitter."""
+    """Three views of each crop, uint8 [batch,crop,crop,3]; `second` starts `shifts` [batch,2] cells (down, right) further,
+    give or take the jitter. `flawed` lies where `first` does and has flaws painted in: `flaw` float32 [batch,cells,cells] is
+    1 where a cell has one in its middle, 0 where it sees none, NaN where it sees one only beside its middle."""
 
     first: NDArray[np.uint8]
     second: NDArray[np.uint8]
     shifts: NDArray[np.int64]
+    flawed: NDArray[np.uint8]
+    flaw: NDArray[np.float32]
 
 
 def load_pictures(folders: Sequence[str], generated: int, seed: int) -> list[NDArray[np.uint8]]:
@@ -61,9 +66,12 @@ def _small_picture(path: Path) -> NDArray[np.uint8]:
 def draw_views(
     pictures: Sequence[NDArray[np.uint8]], batch: int, crop: int, jitter: int, rng: np.random.Generator
 ) -> Views:
-    """Crops of random pictures, seen twice: moved by whole cells and by up to `jitter` px, each disturbed on its own."""
+    """Crops of random pictures: seen twice, moved by whole cells and by up to `jitter` px, and once with painted flaws;
+    each view disturbed on its own."""
     first = np.empty((batch, crop, crop, 3), np.uint8)
-    second = np.empty_like(first)
+    second, flawed = np.empty_like(first), np.empty_like(first)
+    cells = (crop - RECEPTIVE_FIELD) // STRIDE + 1
+    flaw = np.empty((batch, cells, cells), np.float32)
     shifts = rng.integers(0, MAX_SHIFT + 1, (batch, 2))
     moves = shifts * STRIDE + rng.integers(-jitter, jitter + 1, (batch, 2))
     side = crop + MAX_SHIFT * STRIDE + 2 * jitter
@@ -72,7 +80,31 @@ def draw_views(
         top, left = (int(move) + jitter for move in moves[index])
         first[index] = disturb(patch[jitter : jitter + crop, jitter : jitter + crop], rng)
         second[index] = disturb(patch[top : top + crop, left : left + crop], rng)
-    return Views(first, second, shifts)
+        painted, mask = _painted(patch[jitter : jitter + crop, jitter : jitter + crop], rng)
+        flawed[index], flaw[index] = disturb(painted, rng), flaw_cells(mask)
+    return Views(first, second, shifts, flawed, flaw)
+
+
+def _painted(patch: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The patch with one to three flaws, faint ones among them, and where they are."""
+    painted, mask = patch, np.zeros(patch.shape[:2], bool)
+    for _ in range(int(rng.integers(1, 4))):
+        ground = np.asarray(np.clip(painted, 0, 255), np.uint8)
+        changed, where = paint_flaw(ground, rng)
+        strength = np.float32(rng.uniform(0.25, 1))
+        painted = painted + strength * (changed.astype(np.float32) - ground)
+        mask |= where
+    return painted, mask
+
+
+def flaw_cells(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """float32 [cells,cells] of a mask bool [crop,crop]: 1 where the middle 9x9 px of a cell's receptive field hold a few
+    flawed pixels, 0 where the field holds none, NaN between."""
+    side = RECEPTIVE_FIELD // 2
+    inner = ndimage.uniform_filter(mask.astype(np.float32), 9, mode="constant")
+    seen = ndimage.maximum_filter(mask, RECEPTIVE_FIELD, mode="constant")
+    taken = slice(side, mask.shape[0] - side, STRIDE)
+    return np.where(inner[taken, taken] > 0.08, 1, np.where(seen[taken, taken], np.nan, 0)).astype(np.float32)
 
 
 def _crop(picture: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -85,7 +117,7 @@ def _crop(picture: NDArray[np.uint8], side: int, rng: np.random.Generator) -> ND
     patch = np.rot90(patch, int(rng.integers(4)))
     if rng.random() < 0.5:
         patch = patch[:, ::-1]
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         patch = np.repeat(patch.mean(axis=2, keepdims=True), 3, axis=2)
     if rng.random() < 0.3:  # low contrast, as on plain industrial surfaces
         mean = patch.mean(axis=(0, 1))

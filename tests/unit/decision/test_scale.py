@@ -7,9 +7,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from service.decision.scale import cell_pixels, full_size, interpolation, local_mean, picture_map, roi_cells, stitch
+from service.decision.scale import (
+    border_distance,
+    cell_pixels,
+    full_size,
+    interpolation,
+    local_mean,
+    picture_map,
+    roi_cells,
+    stitch,
+)
 from service.image.prepare import CELLS, STRIDE, PrepareRecipe, plan_tiles
-from service.types import TilePlan, WindowMaps
+from service.types import Border, TilePlan, WindowMaps
 
 SAME_SIZE = PrepareRecipe(rule="scale", value=1.0)
 
@@ -191,3 +200,29 @@ def test_cells_share_out_the_pixels(pixels: int, working: int) -> None:
     centres = (np.arange(cells) * STRIDE + 0.5) * pixels / working
     assert (first <= centres + 0.5).all()
     assert (after >= centres - 0.5).all()
+
+
+def test_border_distance_counts_cells_from_the_nearest_side() -> None:
+    assert border_distance(4, 5).tolist() == [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
+
+
+@given(width=st.integers(30, 500), height=st.integers(30, 500), ring=st.integers(0, 3))
+def test_a_rings_own_quantiles_become_0_and_0_1_and_nothing_else_changes(width: int, height: int, ring: int) -> None:
+    plan = plan_of(width, height)
+    maps = random_maps(plan.windows)
+    rings = tuple((1.0, 3.0) if place == ring else (0.0, 0.1) for place in range(4))
+    plain = picture_map(WindowMaps(maps), plan, 1).cells
+    levelled = picture_map(WindowMaps(maps), plan, 1, border=Border(structural=rings)).cells
+    there = border_distance(plan.rows, plan.columns) == ring
+    np.testing.assert_allclose(levelled[there], 0.05 * (plain[there] - 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(levelled[~there], plain[~there], rtol=1e-5, atol=1e-6)
+
+
+def test_the_logical_border_is_that_of_the_shrunk_whole() -> None:
+    plan = plan_of(672, 448, global_map=True)
+    structural, logical = np.zeros((2, 7, CELLS, CELLS), np.float32)
+    logical[-1] = 1.0
+    mapped = picture_map(WindowMaps(structural, logical), plan, 1, border=Border(logical=((0.0, 0.4),)))
+    assert mapped.logical is not None
+    assert mapped.logical[0, 0] == pytest.approx(0.25)
+    assert mapped.logical[plan.rows // 2, plan.columns // 2] == pytest.approx(1)

@@ -14,7 +14,7 @@ from service.errors import BadRequest
 from service.samples.textures import random_texture
 from service.training.pretrain import PretrainSettings, export_teacher, pretrain, teacher_of
 from service.training.teacher import load_teacher
-from service.training.teacher_views import draw_views, load_pictures
+from service.training.teacher_views import draw_views, flaw_cells, load_pictures
 
 SHORT = PretrainSettings(
     folders=(), generated=6, steps=4, batch=3, crop=48, positions=4, save_every=2, learning_rate=1e-3, seed=5
@@ -56,6 +56,29 @@ def test_views_differ_only_mildly() -> None:
         assert np.abs(same[0].mean() - same[1].mean()) < 80
 
 
+def test_a_cell_is_flawed_by_what_lies_in_its_middle() -> None:
+    mask = np.zeros((97, 97), bool)
+    mask[46:51, 46:51] = True  # around pixel 48, the middle of cell 8
+    cells = flaw_cells(mask)
+    assert cells.shape == (17, 17)
+    assert cells[8, 8] == 1
+    assert np.isnan(cells[8, 12])  # sees it at the rim of its field
+    assert cells[8, 14] == 0  # does not see it
+    assert (flaw_cells(np.zeros((97, 97), bool)) == 0).all()
+
+
+def test_the_flawed_view_lies_where_the_first_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.teacher_views.disturb", lambda patch, rng: patch)
+    picture = random_texture(np.random.default_rng(3), 200, 200)
+    views = draw_views([picture], 8, 96, 0, np.random.default_rng(4))
+    for first, flawed, flaw in zip(views.first, views.flawed, views.flaw, strict=True):
+        changed = np.abs(first.astype(int) - flawed).max(axis=2)
+        for row, column in np.argwhere(flaw == 0):
+            assert changed[4 * row : 4 * row + 33, 4 * column : 4 * column + 33].max() < 60
+        assert changed.max() > 0
+    assert (views.flaw == 1).any()
+
+
 def test_stopped_run_goes_on_to_the_same_teacher(tmp_path: Path) -> None:
     whole = pretrain(SHORT, tmp_path / "whole.pt")
 
@@ -87,6 +110,8 @@ def test_warm_start_goes_on_from_the_earlier_weights(tmp_path: Path) -> None:
     later = pretrain(still, tmp_path / "later.pt")
     for one, other in zip(earlier.parameters(), later.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    export_teacher(tmp_path / "later.pt", "later", tmp_path, {})
+    assert [run["steps_done"] for run in load_teacher("later", tmp_path).card["recipe"]["runs"]] == [2, 1]
 
 
 def test_export_carries_settings_data_and_weights_but_no_paths(tmp_path: Path) -> None:
@@ -97,8 +122,9 @@ def test_export_carries_settings_data_and_weights_but_no_paths(tmp_path: Path) -
     export_teacher(tmp_path / "run.pt", "own", tmp_path, {"data": "photos (CC0)"})
     teacher = load_teacher("own", tmp_path)
     assert teacher.card["data"] == "photos (CC0)"
-    assert teacher.card["recipe"]["steps_done"] == 2
-    assert teacher.card["recipe"]["settings"]["folders"] == ["photos"]
+    (run,) = teacher.card["recipe"]["runs"]
+    assert run["steps_done"] == 2
+    assert run["settings"]["folders"] == ["photos"]
     assert "private" not in (tmp_path / "own.json").read_text()
     image = torch.randn(1, 3, 41, 41)
     torch.testing.assert_close(teacher.network(image), teacher_of(tmp_path / "run.pt")(image), atol=0.02, rtol=0)

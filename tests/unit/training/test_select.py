@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.decision.scale import picture_map
+from service.image.prepare import PrepareRecipe, plan_tiles, prepare
+from service.training.select import Example, border_of, quantiles
+from service.types import WindowMaps
+
+
+def examples_of(width: int, height: int, count: int, *, global_map: bool = False) -> list[Example]:
+    plan = plan_tiles(width, height, PrepareRecipe(rule="scale", value=1.0), global_map=global_map)
+    windows = prepare(np.zeros((height, width, 3), np.uint8), plan)
+    return [Example(plan, windows, None) for _ in range(count)]
+
+
+def noise(examples: list[Example], seed: int = 0, *, border_times: float = 1.0) -> list[WindowMaps]:
+    """Maps of one window whose outermost two cells are `border_times` as bright."""
+    rng = np.random.default_rng(seed)
+    maps = []
+    for _ in examples:
+        cells = rng.exponential(1.0, (1, 56, 56)).astype(np.float32)
+        bright = np.ones((56, 56), np.float32)
+        bright[:2] = bright[-2:] = border_times
+        bright[:, :2] = bright[:, -2:] = border_times
+        maps.append(WindowMaps(cells * bright))
+    return maps
+
+
+def test_quantiles_are_those_of_the_cells_that_see_the_part_alone() -> None:
+    examples = examples_of(224, 224, 6)
+    plain, bright = (quantiles(noise(examples, border_times=times), examples) for times in (1.0, 40.0))
+    np.testing.assert_array_equal(plain, bright)
+    assert plain[0][0] == pytest.approx(np.log(10), rel=0.05)  # 0.9 quantile of an exponential
+
+
+def test_a_bright_border_is_levelled_to_the_inside() -> None:
+    examples = examples_of(224, 224, 12)
+    maps = noise(examples, border_times=30.0)
+    low, high = quantiles(maps, examples)
+    scaled = [WindowMaps(0.1 * (answer.structural - low[0]) / (high[0] - low[0])) for answer in maps]
+    border = border_of(scaled, examples)
+    assert [ring[1] - ring[0] > 1 for ring in border.structural] == [True, True, False, False]
+    cells = np.stack([picture_map(answer, examples[0].plan, 1, border=border).cells for answer in scaled])
+    for ring in range(2):
+        outer = np.concatenate(
+            [cells[:, ring, ring : -ring or None].ravel(), cells[:, -1 - ring, ring : -ring or None].ravel()]
+        )
+        assert np.quantile(outer, 0.995) == pytest.approx(0.1, abs=0.04)
+
+
+def test_a_calm_border_is_not_raised() -> None:
+    examples = examples_of(224, 224, 6)
+    border = border_of(noise(examples, border_times=0.01), examples)
+    assert border.structural[0] == (pytest.approx(0.0, abs=0.03), pytest.approx(0.1, abs=0.06))
+    assert all(high - low >= 0.1 - 1e-9 for low, high in border.structural)
+
+
+def test_a_part_that_is_all_border_still_has_quantiles() -> None:
+    examples = examples_of(224, 20, 3)
+    low, high = quantiles(noise(examples), examples)
+    assert high[0] > low[0] > 0
+    assert len(border_of(noise(examples), examples).structural) == 3  # five rows: three rings
