@@ -23,7 +23,7 @@ from service.decision.scale import picture_map
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Answer, Batcher, Runner
 from service.engine.session import available_cores
-from service.errors import DeadlineExceeded, FlawscribeError, Overloaded
+from service.errors import DeadlineExceeded
 from service.image.decode import decode, read_header
 from service.image.prepare import prepare
 from service.metrics import Metrics
@@ -82,13 +82,7 @@ class Inspector:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 return await self._inspect(picture, bundle, deadline, threshold)
         except TimeoutError as error:
-            self.metrics.rejected.labels("deadline").inc()
             raise DeadlineExceeded("the deadline passed before the picture could be judged") from error
-        except FlawscribeError as error:
-            reason = {Overloaded: "overload", DeadlineExceeded: "deadline"}.get(type(error))
-            if reason:
-                self.metrics.rejected.labels(reason).inc()
-            raise
 
     async def _inspect(self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None) -> Inspection:
         plan = await self._run(self._deciders, lambda: self._plan(picture, bundle))

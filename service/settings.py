@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(30.0, gt=0, description="Longest time in which a request body must arrive.")
     drain_s: float = Field(20.0, ge=0, description="Time given to running requests after SIGTERM.")
     max_body_mb: float = Field(64.0, gt=0, description="Largest request body, in MiB.")
+    bodies_mb: float = Field(512.0, gt=0, description="Request bodies held at once, in MiB; more are answered 429.")
     max_images: int = Field(32, ge=1, description="Largest number of pictures in one request.")
     max_megapixels: float = Field(64.0, gt=0, description="Largest picture in million pixels, checked before decoding.")
     keys_file: Path | None = Field(None, description="JSON file of hashed API keys (`flawscribe key`); unset: no keys.")
@@ -50,6 +51,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _guarded(self) -> Settings:
+        if self.bodies_mb < self.max_body_mb:
+            raise ValueError("FLAWSCRIBE_BODIES_MB must be at least FLAWSCRIBE_MAX_BODY_MB")
         if not (self.keys_file or self.insecure or is_loopback(self.host)):
             raise ValueError(
                 f"refusing to listen on {self.host} without API keys: set FLAWSCRIBE_KEYS_FILE, "

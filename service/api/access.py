@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Literal, get_args
 
 from service.errors import Forbidden, SettingsError, Unauthorized
 
+log = logging.getLogger("flawscribe.access")
 Scope = Literal["detect", "review", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _PREFIX = "fls_"
@@ -32,20 +34,48 @@ class ApiKey:
 
 
 class KeyRing:
-    """The keys of a service. Empty: no key is asked for."""
+    """The keys of a service. Without a file no key is asked for; with one, its changes count from the next request on.
 
-    def __init__(self, keys: tuple[ApiKey, ...] = ()) -> None:
-        self.keys = keys
+    Raises SettingsError when the file is missing or damaged at the start; later on the last good keys stay, so that a slip
+    of the editor locks nobody out, and an emptied file lets nobody in.
+    """
 
-    def check(self, headers: Mapping[str, str], scope: Scope) -> None:
-        """Raises Unauthorized without a valid key, Forbidden when the key lacks `scope`; `admin` covers all."""
-        if not self.keys:
-            return
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self.required = file is not None
+        self._stamp, self._keys = self._stamped(), _read(file) if file is not None else ()
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """The keys as the file has them now."""
+        stamp = self._stamped()
+        if self._file is not None and stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._keys = _read(self._file)
+                log.info("%s has changed: %d keys", self._file, len(self._keys))
+            except SettingsError as error:
+                log.error("%s; the keys read before stay valid", error.detail)
+        return self._keys
+
+    def _stamped(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._file.stat() if self._file is not None else None
+        except OSError:
+            return None
+        return found and (found.st_mtime_ns, found.st_size, found.st_ino)
+
+    def check(self, headers: Mapping[str, str], scope: Scope) -> ApiKey | None:
+        """The caller's key; None where none is needed. Raises Unauthorized without a valid key, Forbidden when the key lacks
+        `scope`; `admin` covers all."""
+        if not self.required:
+            return None
         key = self._find(_given(headers))
         if key is None:
             raise Unauthorized("a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
         if scope not in key.scopes and "admin" not in key.scopes:
             raise Forbidden(f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {scope}")
+        return key
 
     def _find(self, given: str) -> ApiKey | None:
         digest = hashlib.sha256(given.encode()).hexdigest()
@@ -65,12 +95,10 @@ def _given(headers: Mapping[str, str]) -> str:
 
 def load_keys(file: Path | None) -> KeyRing:
     """The key ring of a keys file; an empty one without a file. Raises SettingsError for a missing or damaged file."""
-    if file is None:
-        return KeyRing()
-    keys = _read(file)
-    if not keys:
+    ring = KeyRing(file)
+    if ring.required and not ring.keys:
         raise SettingsError(f"{file} holds no key; make one: flawscribe key create --keys-file {file} --scope detect")
-    return KeyRing(keys)
+    return ring
 
 
 def create_key(file: Path, scopes: tuple[Scope, ...], note: str = "") -> tuple[ApiKey, str]:

@@ -16,7 +16,15 @@ from service.api.answers import Include, Outcome
 from service.api.state import ServiceState, require
 from service.api.wire import IMAGE_TYPES, read_pictures
 from service.bundle.store import Bundle
-from service.errors import BadRequest, FlawscribeError, InvalidParameter, NoSuchModel, NotAcceptable, Overloaded
+from service.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    FlawscribeError,
+    InvalidParameter,
+    NoSuchModel,
+    NotAcceptable,
+    Overloaded,
+)
 from service.inspector import Picture
 from service.types import Inspection
 
@@ -112,6 +120,13 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
     state.require_ready()
     deadline = time.monotonic() + _deadline_ms(request, state) / 1000
     picture_only = _wants_picture(request)
+    with state.room_for_body(request.headers):
+        return await _answer(request, query, state, deadline, picture_only)
+
+
+async def _answer(
+    request: Request, query: DetectQuery, state: ServiceState, deadline: float, picture_only: bool
+) -> Response:
     incoming = await read_pictures(request, state.limits)
     if picture_only and len(incoming.pictures) != 1:
         raise NotAcceptable("Accept: image/png answers one picture; several need application/json")
@@ -147,9 +162,12 @@ async def _judge_all(
                     return await state.inspector.inspect(picture, bundle, deadline=deadline, threshold=threshold)
                 except Overloaded as error:
                     if index == 0:
+                        state.metrics.rejected.labels("overload").inc()
                         raise
                     await asyncio.sleep(min(error.retry_after or 0.1, max(0.0, deadline - time.monotonic())))
                 except FlawscribeError as error:
+                    if isinstance(error, DeadlineExceeded):
+                        state.metrics.rejected.labels("deadline").inc()
                     return error
 
     async with asyncio.TaskGroup() as group:

@@ -64,7 +64,7 @@ class Frame:
         if self.state.lifecycle.draining:
             self.state.metrics.rejected.labels("draining").inc()
             return NotReady("the service is shutting down", retry_after=5)
-        if self.state.keys.keys or self.state.settings.insecure:
+        if self.state.keys.required or self.state.settings.insecure:
             return None
         # without keys only this machine may ask: a web page that rebinds its name to 127.0.0.1 shows in Host
         named = {"host": headers.get("host", "")}

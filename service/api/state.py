@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from service.api.access import KeyRing, Scope
 from service.api.wire import BodyLimits
 from service.bundle.store import Bundle, Store
-from service.errors import NotReady
+from service.errors import NotReady, Overloaded
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.settings import Settings
@@ -50,6 +50,24 @@ class ServiceState:
     inspector: Inspector
     default_model: str | None
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    _bodies: int = 0  # bytes of request bodies that may be in memory now
+
+    @contextlib.contextmanager
+    def room_for_body(self, headers: Mapping[str, str]) -> Iterator[None]:
+        """Room for a request's body until the block ends: as announced, else the largest. Raises Overloaded without room.
+
+        Pictures are bounded by the queue, but only once their bodies are here.
+        """
+        largest, announced = self.limits.max_bytes, headers.get("content-length", "")
+        size = min(largest, int(announced)) if announced.isdecimal() else largest
+        if self._bodies + size > self.settings.bodies_mb * 1024 * 1024:
+            self.metrics.rejected.labels("bodies").inc()
+            raise Overloaded("too many request bodies are in memory", retry_after=1)
+        self._bodies += size
+        try:
+            yield
+        finally:
+            self._bodies -= size
 
     @property
     def limits(self) -> BodyLimits:

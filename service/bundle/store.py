@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["Bundle", "EngineOptions", "Precision", "Store", "golden_failure", "l
 log = logging.getLogger("flawscribe.bundle")
 _ACTIVE = "active"  # file in a model's folder that names the version in service
 _PROBE_SECONDS = 120
+_EXTRA_VERSIONS = 2  # kept in memory beside the versions in service, for requests that name one
 _VERSION = r"[1-9][0-9]{0,8}"
 _Key = tuple[str, int]  # name, version
 
@@ -33,6 +35,7 @@ class _Loaded:
     bundle: Bundle
     leases: int = 0
     retired: bool = False
+    used: float = 0.0  # time.monotonic() of its last lease
 
 
 @dataclass(slots=True)
@@ -138,13 +141,14 @@ class Store:
                 entry = self._loaded.get((name, bundle.manifest.version))
                 if entry is not None:  # else it was retired between the two lines
                     entry.leases += 1
+                    entry.used = time.monotonic()
                     return entry
 
     def _load(self, name: str, version: int) -> _Loaded:
         self._require(name, version)
         with self._loading:
             if (entry := self._loaded.get((name, version))) is None:
-                entry = _Loaded(self._read(name, version))
+                entry = _Loaded(self._read(name, version), used=time.monotonic())
                 with self._lock:
                     self._loaded[name, version] = entry
         return entry
@@ -171,8 +175,13 @@ class Store:
             log.warning("%s %s is in service until the next start only: %s", name, version, error)
 
     def _drop_retired(self) -> None:
-        for key in [key for key, entry in self._loaded.items() if entry.retired and not entry.leases]:
-            del self._loaded[key]
+        """Let go what was replaced, and the versions asked for by number that were used longest ago."""
+        extra = [key for key in self._loaded if self._in_service.get(key[0]) != key[1]]
+        oldest = sorted(extra, key=lambda key: self._loaded[key].used)[: max(0, len(extra) - _EXTRA_VERSIONS)]
+        for key in extra:
+            entry = self._loaded[key]
+            if not entry.leases and (entry.retired or key in oldest):
+                del self._loaded[key]
 
     def _require(self, name: str, version: int) -> None:
         if version not in self.versions(name):

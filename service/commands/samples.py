@@ -14,6 +14,9 @@ def samples(
     kind: Annotated[str, typer.Argument(help="polka-dot, brushed-metal or blister-pack.")],
     directory: Annotated[Path, typer.Argument(help="Folder to make; must be empty or new.")],
     good: Annotated[int, typer.Option(min=1, help="Good parts each for train and test.")] = 30,
+    flawed: Annotated[
+        int | None, typer.Option(min=0, help="Parts of each flaw; unset: a fifth of the good ones, at least 2.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another batch of the same product.")] = 0,
 ) -> None:
     """Make pictures of parts, good and flawed, with masks, in MVTec AD's layout.
@@ -26,7 +29,7 @@ def samples(
         typer.echo(f"\r{done}/{total} pictures", nl=done == total, err=True)
 
     try:
-        write_dataset(kind, directory, good, seed, progress=progress)
+        write_dataset(kind, directory, good, seed, flawed, progress=progress)
     except ValueError as error:
         raise BadRequest(str(error)) from error
 

@@ -36,6 +36,7 @@ class Session:
         self.ladder = tuple(ladder)
         names = {output.name for output in session.get_outputs()}
         self.has_logical = "logical_map" in names
+        self._seen: set[int] = set()  # rungs that have run
         self._maps = ["structural_map", "logical_map"] if self.has_logical else ["structural_map"]
 
     def run(self, windows: NDArray[np.uint8], features: bool = False) -> WindowMaps:
@@ -51,13 +52,14 @@ class Session:
         return WindowMaps(named["structural_map"], named.get("logical_map"), named.get("features"))
 
     def warm_up(self) -> None:
-        """Run every rung once, so that no request pays for the first use of a shape."""
-        for rung in self.ladder:
+        """Run every rung that has not run yet, so that no request pays for the first use of a shape."""
+        for rung in set(self.ladder) - self._seen:
             self.run(np.zeros((rung, WINDOW, WINDOW, 3), np.uint8))
 
     def _rung(self, windows: NDArray[np.uint8], wanted: list[str]) -> list[NDArray[Any]]:
         count = len(windows)
         rung = next(size for size in self.ladder if size >= count)
+        self._seen.add(rung)
         if rung > count:  # filled up with copies: a shape outside the ladder would be planned anew
             windows = np.concatenate([windows, np.repeat(windows[-1:], rung - count, axis=0)])
         if self.provider == "cpu":

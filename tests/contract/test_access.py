@@ -77,6 +77,27 @@ def test_a_revoked_key_is_gone(tmp_path: Path) -> None:
         revoke_key(file, first.id)
 
 
+def test_keys_made_and_revoked_count_from_the_next_request_on(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write_bundle(tmp_path / "models", "probe", 1)
+    old, old_secret = create_key(file, ("detect",))
+    with running(tmp_path / "models", keys_file=file) as service:
+
+        def status(secret: str) -> int:
+            return service.client.get("/models", headers={"x-api-key": secret}).status_code
+
+        _, new_secret = create_key(file, ("detect",))
+        assert (status(old_secret), status(new_secret)) == (200, 200)
+        revoke_key(file, old.id)
+        assert (status(old_secret), status(new_secret)) == (401, 200)
+        file.write_text("{")  # somebody's editor
+        assert (status(old_secret), status(new_secret)) == (401, 200)
+        file.write_text('{"keys": []}')
+        assert (status(old_secret), status(new_secret)) == (401, 401)
+        file.unlink()
+        assert status(new_secret) == 401
+
+
 def test_without_keys_only_this_machine_may_ask(tmp_path: Path) -> None:
     write_bundle(tmp_path, "probe", 1)
     with running(tmp_path) as service:

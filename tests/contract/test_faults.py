@@ -42,6 +42,10 @@ def ask(service: Service, **options: Any) -> httpx.Response:
     return httpx.post(f"{service.url}/detect", timeout=30, **({"files": FILES} | options))
 
 
+def rejected(service: Service, reason: str) -> float:
+    return service.state.metrics.registry.get_sample_value("flawscribe_rejected_total", {"reason": reason}) or 0.0
+
+
 def test_overload_is_turned_away_with_retry_after(small: Service, pool: concurrent.futures.ThreadPoolExecutor) -> None:
     gate = Gate(small.session)
     admitted = [pool.submit(ask, small) for _ in range(3)]
@@ -50,10 +54,42 @@ def test_overload_is_turned_away_with_retry_after(small: Service, pool: concurre
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
     assert "3 windows" in refused.json()["detail"]
+    assert rejected(small, "overload") == 1
     gate.restore()
     assert [answer.result().status_code for answer in admitted] == [200] * 3
     assert ask(small).status_code == 200
     assert small.state.inspector.batcher.reserved_windows == 0
+
+
+def test_later_pictures_of_a_request_wait_for_room_and_count_as_no_refusal(
+    small: Service, pool: concurrent.futures.ThreadPoolExecutor
+) -> None:
+    gate = Gate(small.session)
+    many = pool.submit(ask, small, files=[("image", ("a.png", GOOD))] * 6)
+    wait_until(lambda: small.state.inspector.batcher.reserved_windows == 3)
+    gate.restore()
+    answer = many.result()
+    assert answer.status_code == 200
+    assert [result["verdict"] for result in answer.json()["results"]] == ["ok"] * 6
+    assert rejected(small, "overload") == 0
+
+
+def test_bodies_beyond_the_memory_given_to_them_are_turned_away(
+    tmp_path: Path, pool: concurrent.futures.ThreadPoolExecutor
+) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    with running(tmp_path, max_body_mb=1, bodies_mb=1) as service:
+        gate = Gate(service.session)
+        first = pool.submit(ask, service)
+        assert gate.entered.acquire(timeout=20)
+        refused = httpx.post(
+            f"{service.url}/detect", content=(GOOD for _ in range(1)), headers={"content-type": "image/png"}
+        )
+        assert refused.status_code == 429  # its length is not announced, so it may be of the largest size
+        assert rejected(service, "bodies") == 1
+        gate.restore()
+        assert first.result().status_code == 200
+        assert ask(service).status_code == 200
 
 
 def test_a_picture_that_can_never_fit_is_too_large(tmp_path: Path) -> None:
@@ -73,6 +109,7 @@ def test_the_expired_are_told_and_never_run(small: Service, pool: concurrent.fut
     gate.restore()
     assert first.result().status_code == 200
     assert ask(small).status_code == 200
+    assert rejected(small, "deadline") == 1
     assert sum(gate.batches) == 1  # the expired picture never reached the network behind the gate
 
 

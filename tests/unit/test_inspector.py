@@ -163,7 +163,6 @@ def test_room_is_taken_before_decoding(make: Made, probe: Bundle, monkeypatch: p
     with inspector.batcher.reserve(2), pytest.raises(Overloaded) as refused:
         inspect(inspector, probe, flawed(0))
     assert refused.value.retry_after
-    assert value(inspector, "rejected_total", reason="overload") == 1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,6 @@ def test_the_expired_are_never_run(make: Made, probe: Bundle) -> None:
     inspector = make()
     with pytest.raises(DeadlineExceeded):
         inspect(inspector, probe, flawed(0), deadline=time.monotonic() - 1)
-    assert value(inspector, "rejected_total", reason="deadline") == 1
     assert value(inspector, "network_seconds_per_window_count", model="probe") is None
     assert inspector.batcher.reserved_windows == 0
 

@@ -154,6 +154,19 @@ def test_a_version_without_requests_retires_at_once(store: Store) -> None:
     assert not store.is_loaded("probe", 2)
 
 
+def test_versions_asked_for_by_number_are_let_go_when_others_are(tmp_path: Path) -> None:
+    for version in range(1, 6):
+        write_bundle(tmp_path, "probe", version)
+    store = Store(tmp_path, CPU)
+    assert in_service(store) == 5
+    with store.lease("probe", 1):
+        for version in (2, 3, 4):
+            with store.lease("probe", version):
+                pass
+        assert store.is_loaded("probe", 1)  # somebody still uses it
+    assert [version for version in range(1, 6) if store.is_loaded("probe", version)] == [3, 4, 5]
+
+
 def test_a_retiring_version_that_is_activated_again_stays(store: Store) -> None:
     with store.lease("probe"):
         store.activate("probe", 1)

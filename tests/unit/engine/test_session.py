@@ -70,7 +70,15 @@ def test_warming_up_runs_every_rung() -> None:
     session = opened()
     spy = spied(session)
     session.warm_up()
-    assert tuple(spy.batches) == session.ladder == CPU_LADDER
+    assert tuple(sorted(spy.batches)) == session.ladder == CPU_LADDER
+
+
+def test_warming_up_spares_the_rungs_that_have_run() -> None:
+    session = opened()
+    session.run(WINDOWS[:3])  # a rung of four
+    spy = spied(session)
+    session.warm_up()
+    assert sorted(spy.batches) == [1, 2]
 
 
 def test_features_are_fetched_when_asked_for_only() -> None:
