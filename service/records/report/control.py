@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Side = Literal["above", "below", "both"]
+BEYOND_LIMITS = "western-electric-1"
 _Z95 = 1.959963984540054
 _EPSILON = 1e-9  # a point on a limit, up to rounding, is not beyond it
 
@@ -106,7 +108,7 @@ def _beyond(window: int, needed: int, sigmas: float) -> Callable[[Sequence[float
                 start = max(0, last - window + 1)
                 hits = [at for at in range(start, last + 1) if sign * series[at] > sigmas + _EPSILON]
                 if len(hits) >= needed and hits[-1] == last:
-                    yield hits[-needed] if needed == window else hits[0], last, side
+                    yield hits[0], last, side
 
     return found
 
@@ -125,7 +127,7 @@ def _windows(
 
 def _steps(points: Sequence[float]) -> list[int]:
     """+1, -1 or 0 for each step between neighbours."""
-    pairs = zip(points, points[1:], strict=False)
+    pairs = itertools.pairwise(points)
     return [(after > before + _EPSILON) - (after < before - _EPSILON) for before, after in pairs]
 
 
@@ -138,7 +140,7 @@ def _steady(points: Sequence[float]) -> Side | None:
 
 def _alternating(points: Sequence[float]) -> Side | None:
     steps = _steps(points)
-    turns = all(before * after < 0 for before, after in zip(steps, steps[1:], strict=False))
+    turns = all(before * after < 0 for before, after in itertools.pairwise(steps))
     return "both" if turns else None
 
 
@@ -154,7 +156,7 @@ def _split(points: Sequence[float]) -> Side | None:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("western-electric-1", "one point beyond three sigma", _beyond(1, 1, 3.0)),
+    Rule(BEYOND_LIMITS, "one point beyond three sigma", _beyond(1, 1, 3.0)),
     Rule("western-electric-2", "two of three points beyond two sigma on one side", _beyond(3, 2, 2.0)),
     Rule("western-electric-3", "four of five points beyond one sigma on one side", _beyond(5, 4, 1.0)),
     Rule("western-electric-4", "eight points in a row on one side of the centre", _beyond(8, 8, 0.0)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from service.records.report.control import Interval, Signal
+from service.records.report.control import Interval, Limits, Signal
 from service.types import CaptionSource, Decision, Severity
 
 ReviewWord = Literal["right", "overkill", "escape"]
@@ -123,20 +123,16 @@ class FlawType:
 
 @dataclass(frozen=True, slots=True)
 class Subgroup:
-    """The inspections of one stretch of time. `lower`, `upper`: the p-chart's limits for its own size (0..1).
+    """The inspections of one stretch of time. `limits`: its place on the p-chart, None when none could be judged.
 
-    `share` = not_ok / judged; `deviation` is its distance from the centre in standard errors. Margins (score over
-    reject threshold): median and 90 % quantile; None when no inspection has one."""
+    Margins (score over reject threshold): median and 90 % quantile; None when no inspection has one."""
 
     start: datetime
     end: datetime
     judged: int
     undecidable: int
     not_ok: int
-    share: float | None
-    lower: float | None
-    upper: float | None
-    deviation: float | None
+    limits: Limits | None
     margin_median: float | None
     margin_high: float | None
 
