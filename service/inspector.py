@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.load import Bundle, anomaly_map_of
-from service.decision.scale import picture_map
+from service.decision.regions import region_descriptors
+from service.decision.scale import picture_map, stitch_features
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Answer, Batcher, Runner
 from service.engine.session import available_cores
@@ -71,28 +72,40 @@ class Inspector:
         metrics.queue_images.set_function(lambda: self.batcher.pictures)
 
     async def inspect(
-        self, picture: Picture, bundle: Bundle, *, deadline: float, threshold: float | None = None
+        self,
+        picture: Picture,
+        bundle: Bundle,
+        *,
+        deadline: float,
+        threshold: float | None = None,
+        descriptors: bool = False,
     ) -> Inspection:
-        """Judge one picture. `deadline`: time.monotonic(); `threshold`: the caller's own reject threshold.
+        """Judge one picture. `deadline`: time.monotonic(); `threshold`: the caller's own reject threshold; `descriptors`:
+        whether those of its regions are wanted.
 
         Raises UnreadableImage, TooLarge, Overloaded, DeadlineExceeded, NetworkFailure. Cancelling it frees its place.
         """
         self._model_of[bundle.session] = bundle.manifest.name
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await self._inspect(picture, bundle, deadline, threshold)
+                return await self._inspect(picture, bundle, deadline, threshold, descriptors)
         except TimeoutError as error:
             raise DeadlineExceeded("the deadline passed before the picture could be judged") from error
 
-    async def _inspect(self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None) -> Inspection:
+    async def _inspect(
+        self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None, descriptors: bool
+    ) -> Inspection:
         plan = await self._run(self._deciders, lambda: self._plan(picture, bundle))
         with self.batcher.reserve(plan.windows):
             prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan))
-            answer = await self.batcher.submit(bundle.session, prepared.windows, deadline)
+            answer = await self.batcher.submit(bundle.session, prepared.windows, deadline, features=descriptors)
         started = time.perf_counter()
         anomaly_map, verdict = await self._run(
             self._deciders, lambda: decide(answer, bundle, plan, threshold, prepared.reasons)
         )
+        described = None
+        if descriptors:
+            described = await self._run(self._deciders, lambda: describe(answer, anomaly_map, verdict))
         ended = time.perf_counter()
         seconds = {
             "decode": prepared.decode_s,
@@ -111,6 +124,7 @@ class Inspector:
             verdict=verdict,
             timings=Timings(**{stage: 1000 * value for stage, value in seconds.items()}),
             metadata=picture.metadata,
+            descriptors=described,
         )
 
     def close(self) -> None:
@@ -162,3 +176,13 @@ def decide(
     anomaly_map = picture_map(answer.maps, plan, bundle.manifest.min_flaw_px, bundle.roi, bundle.manifest.border)
     thresholds = limits(form.review_threshold, form.reject_threshold, threshold)
     return anomaly_map, judge(anomaly_map, thresholds, form.calibration_scores, reasons)
+
+
+def describe(answer: Answer, anomaly_map: AnomalyMap, verdict: Verdict) -> NDArray[np.float32] | None:
+    """float32 [regions, C]: what memory compares flaws by. None when the network's answer has no features."""
+    if answer.maps.features is None:
+        return None
+    if not verdict.regions:  # an undecidable picture has none, whatever its map says
+        return np.zeros((0, answer.maps.features.shape[1]), np.float32)
+    features = stitch_features(answer.maps.features, anomaly_map.plan)
+    return region_descriptors(features, anomaly_map, verdict.thresholds.review)

@@ -150,7 +150,10 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One picture's answer. `rgb` is the decoded picture, kept for overlays; `sha256` is of the bytes received."""
+    """One picture's answer. `rgb` is the decoded picture, kept for overlays; `sha256` is of the bytes received.
+
+    `descriptors` float32 [regions, C], when asked for: the teacher's features averaged under each region of the verdict.
+    """
 
     id: str
     model: ModelIdentity
@@ -160,6 +163,7 @@ class Inspection:
     verdict: Verdict
     timings: Timings
     metadata: dict[str, str] = field(default_factory=dict)
+    descriptors: NDArray[np.float32] | None = None
 
 
 class Severity(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +41,42 @@ class _Side:
         return (self.after + self.first)[self.groups] / 2
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A connected part of the cell grid: its rows and columns, and which cells of them belong to it."""
+
+    place: tuple[slice, slice]
+    member: NDArray[np.bool_]
+
+
 def find_regions(anomaly_map: AnomalyMap, review: float) -> tuple[Region, ...]:
     """Regions above `review`, highest peak first. Empty exactly when the map's score is not above it."""
-    labels, _ = ndimage.label(_above(anomaly_map, review), structure=_EIGHT_NEIGHBOURS)
     sides = _sides(anomaly_map.plan)
+    return tuple(_region(anomaly_map, part.member, part.place, sides) for part in _parts(anomaly_map, review))
+
+
+def region_pixels(anomaly_map: AnomalyMap, review: float) -> Iterator[NDArray[np.bool_]]:
+    """bool [h,w] of each region in turn, in the order of `find_regions`: its pixels inside its box."""
+    rows, columns = _sides(anomaly_map.plan)
+    for part in _parts(anomaly_map, review):
+        down, across = rows.part(part.place[0]), columns.part(part.place[1])
+        grouped = _grouped(part.member, down, across)
+        yield np.repeat(np.repeat(grouped, down.lengths, axis=0), across.lengths, axis=1)
+
+
+def region_descriptors(features: NDArray[np.float16], anomaly_map: AnomalyMap, review: float) -> NDArray[np.float32]:
+    """float32 [regions, C]: the teacher's `features` float16 [rows, columns, C] averaged under each region, in the order
+    of `find_regions`."""
+    means = [features[part.place][part.member].mean(axis=0, dtype=np.float32) for part in _parts(anomaly_map, review)]
+    return np.stack(means) if means else np.zeros((0, features.shape[2]), np.float32)
+
+
+def _parts(anomaly_map: AnomalyMap, review: float) -> list[_Part]:
+    """The connected parts above `review`, highest peak first."""
+    labels, _ = ndimage.label(_above(anomaly_map, review), structure=_EIGHT_NEIGHBOURS)
     found = enumerate(ndimage.find_objects(labels), start=1)
-    regions = [_region(anomaly_map, labels[place] == label, place, sides) for label, place in found]
-    return tuple(sorted(regions, key=lambda region: -region.peak_score))
+    parts = [_Part(place, labels[place] == label) for label, place in found]
+    return sorted(parts, key=lambda part: -float(anomaly_map.cells[part.place][part.member].max()))
 
 
 def mask_pixels(anomaly_map: AnomalyMap, review: float) -> NDArray[np.bool_]:

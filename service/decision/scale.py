@@ -56,6 +56,14 @@ def stitch(windows: FloatMap, plan: TilePlan) -> FloatMap:
     return np.ascontiguousarray(grid.reshape(down * CELLS, across * CELLS)[: plan.rows, : plan.columns])
 
 
+def stitch_features(windows: NDArray[np.float16], plan: TilePlan) -> NDArray[np.float16]:
+    """float16 [rows, columns, C] from the tiles' teacher features float16 [>=len(tiles),C,56,56]."""
+    down, across = plan.tiles[-1].row + 1, plan.tiles[-1].column + 1
+    channels = windows.shape[1]
+    grid = windows[: len(plan.tiles)].reshape(down, across, channels, CELLS, CELLS).transpose(0, 3, 1, 4, 2)
+    return grid.reshape(down * CELLS, across * CELLS, channels)[: plan.rows, : plan.columns]
+
+
 def border_distance(rows: int, columns: int) -> NDArray[np.intp]:
     """Each cell's distance from the nearest border of its map in cells, [rows, columns], 0 for the outermost."""
     down, across = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in (rows, columns))

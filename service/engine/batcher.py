@@ -49,6 +49,7 @@ class _Job:
     runner: Runner
     windows: NDArray[np.uint8]
     deadline: float
+    features: bool
     future: Future[Answer]
     queued: float
     started: float = 0.0
@@ -129,15 +130,18 @@ class Batcher:
                 self._reserved -= windows
                 self._pictures -= 1
 
-    async def submit(self, runner: Runner, windows: NDArray[np.uint8], deadline: float) -> Answer:
-        """Maps of one picture's windows uint8 [n,256,256,3], n >= 1. `deadline`: time.monotonic() after which it is not run.
+    async def submit(
+        self, runner: Runner, windows: NDArray[np.uint8], deadline: float, *, features: bool = False
+    ) -> Answer:
+        """Maps of one picture's windows uint8 [n,256,256,3], n >= 1, with the teacher's `features` when they are wanted.
+        `deadline`: time.monotonic() after which it is not run.
 
         Raises DeadlineExceeded, NetworkFailure, NotReady when closing, ValueError without a window. Cancelling the caller
         takes the picture out of the queue.
         """
         if not len(windows):
             raise ValueError("a picture has at least one window")
-        job = _Job(runner, windows, deadline, Future(), time.monotonic())
+        job = _Job(runner, windows, deadline, features, Future(), time.monotonic())
         with self._ready:
             if self._closing:
                 raise NotReady("the service is shutting down", retry_after=5)
@@ -218,7 +222,8 @@ class Batcher:
         started = time.monotonic()
         windows = sum(part.stop - part.start for part in batch)
         try:
-            maps = runner.run(np.concatenate([part.windows for part in batch]) if len(batch) > 1 else batch[0].windows)
+            together = np.concatenate([part.windows for part in batch]) if len(batch) > 1 else batch[0].windows
+            maps = runner.run(together, any(part.job.features for part in batch))
             if len(maps.structural) != windows:
                 raise ValueError(f"the network answered {len(maps.structural)} of {windows} windows")
         except Exception as error:
@@ -279,13 +284,22 @@ def _as_failure(error: Exception) -> FlawscribeError:
 
 
 def _cut(maps: WindowMaps, start: int, stop: int) -> WindowMaps:
-    return WindowMaps(maps.structural[start:stop], None if maps.logical is None else maps.logical[start:stop])
+    whole = slice(start, stop)
+    return WindowMaps(
+        maps.structural[whole],
+        None if maps.logical is None else maps.logical[whole],
+        None if maps.features is None else maps.features[whole],
+    )
 
 
 def _join(pieces: list[WindowMaps]) -> WindowMaps:
     if len(pieces) == 1:
         return pieces[0]
     logical = [piece.logical for piece in pieces if piece.logical is not None]
+    # a piece that shared its batch with another picture's may carry features that were not asked for
+    features = [piece.features for piece in pieces if piece.features is not None]
     return WindowMaps(
-        np.concatenate([piece.structural for piece in pieces]), np.concatenate(logical) if logical else None
+        np.concatenate([piece.structural for piece in pieces]),
+        np.concatenate(logical) if logical else None,
+        np.concatenate(features) if len(features) == len(pieces) else None,
     )

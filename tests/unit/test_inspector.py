@@ -310,3 +310,20 @@ def test_a_closed_inspector_is_not_ready(make: Made, probe: Bundle) -> None:
     inspector.batcher.close()
     with pytest.raises(NotReady):
         inspect(inspector, probe, flawed(0))
+
+
+def test_descriptors_come_when_asked_for_one_a_region(make: Made, probe: Bundle) -> None:
+    picture = grey_picture(224, 224, level=255)
+    picture[40:80, 40:80] = 0
+    picture[140:180, 140:180] = 90
+    inspector = make()
+    assert inspect(inspector, probe, picture).descriptors is None
+    inspection = inspect(inspector, probe, picture, descriptors=True)
+    assert inspection.descriptors is not None
+    assert inspection.descriptors.shape == (2, 384)
+    first, second = inspection.descriptors[:, 0]  # the probe's features are its map
+    assert 0.6 < first <= 1
+    assert 0.3 < second < 0.66
+    untouched = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
+    assert untouched.descriptors is not None
+    assert untouched.descriptors.shape == (0, 384)

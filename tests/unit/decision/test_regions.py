@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from service.decision.regions import find_regions, mask_pixels
+from service.decision.regions import find_regions, mask_pixels, region_descriptors, region_pixels
 from service.image.prepare import PrepareRecipe, plan_tiles
 from service.types import AnomalyMap
 
@@ -114,3 +114,28 @@ def test_the_kind_is_the_louder_map_at_the_peak(logical_peak: float, kind: str) 
     plan = plan_tiles(224, 224, PrepareRecipe(value=224), global_map=True)
     (region,) = find_regions(AnomalyMap((structural + logical) / 2, structural, logical, plan), 0.3)
     assert region.kind == kind
+
+
+@given(mapped=maps(), review=st.floats(-3, 4))
+def test_the_regions_pixels_are_the_masks(mapped: AnomalyMap, review: float) -> None:
+    mask = np.zeros((mapped.plan.height, mapped.plan.width), bool)
+    regions, parts = find_regions(mapped, review), list(region_pixels(mapped, review))
+    assert len(regions) == len(parts)
+    for region, part in zip(regions, parts, strict=True):
+        x, y, w, h = region.box
+        assert part.shape == (h, w)
+        assert part.sum() == region.area_px
+        mask[y : y + h, x : x + w] |= part
+    np.testing.assert_array_equal(mask, mask_pixels(mapped, review))
+
+
+@given(mapped=maps(), review=st.floats(-3, 4))
+def test_descriptors_are_the_features_under_each_region(mapped: AnomalyMap, review: float) -> None:
+    peaks = np.stack([mapped.cells, np.ones_like(mapped.cells)], axis=2)
+    peaks[~np.isfinite(peaks)] = -99
+    found = region_descriptors(peaks.astype(np.float16), mapped, review)
+    regions = find_regions(mapped, review)
+    assert found.shape == (len(regions), 2)
+    for region, (mean, one) in zip(regions, found, strict=True):
+        assert one == 1
+        assert review - 0.01 < mean <= region.peak_score + 0.01

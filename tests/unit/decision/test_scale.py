@@ -16,6 +16,7 @@ from service.decision.scale import (
     picture_map,
     roi_cells,
     stitch,
+    stitch_features,
 )
 from service.image.prepare import CELLS, STRIDE, PrepareRecipe, plan_tiles
 from service.types import Border, TilePlan, WindowMaps
@@ -226,3 +227,13 @@ def test_the_logical_border_is_that_of_the_shrunk_whole() -> None:
     assert mapped.logical is not None
     assert mapped.logical[0, 0] == pytest.approx(0.25)
     assert mapped.logical[plan.rows // 2, plan.columns // 2] == pytest.approx(1)
+
+
+@given(width=st.integers(1, 700), height=st.integers(1, 700))
+def test_features_are_stitched_like_the_map(width: int, height: int) -> None:
+    plan = plan_of(width, height, global_map=True)
+    maps = random_maps(plan.windows).astype(np.float16)
+    features = np.stack([maps, 2 * maps], axis=1)
+    stitched = stitch_features(features, plan)
+    np.testing.assert_array_equal(stitched[..., 0], stitch(maps.astype(np.float32), plan))
+    np.testing.assert_array_equal(stitched[..., 1], 2 * stitched[..., 0])

@@ -38,7 +38,7 @@ class Numbers:
         assert self.gate.wait(30)
         self.judge(numbers)
         maps = windows.astype(np.float32).reshape(-1, 1, 1)
-        return WindowMaps(maps, -maps)
+        return WindowMaps(maps, -maps, maps.astype(np.float16) if features else None)
 
     async def held(self) -> None:
         """Wait until a batch is at the gate."""
@@ -467,3 +467,25 @@ def test_whatever_happens_every_picture_gets_its_own_answer(plans: list[tuple[in
     ran = {number for batch in runner.batches for number in batch}
     assert not ran & {number for index, (_, kind) in enumerate(plans) if kind == "expired" for number in numbers[index]}
     assert batcher.reserved_windows == batcher.pictures == 0
+
+
+def test_features_come_to_those_who_asked_also_in_pieces_and_mixed_batches(batcher: Batcher) -> None:
+    runner = Numbers()
+
+    async def scenario() -> list[Answer]:
+        runner.gate.clear()
+        tasks = await start(batcher.submit(runner, picture(0), FOREVER))
+        await runner.held()
+        tasks += await start(
+            batcher.submit(runner, picture(1, 2, 3, 4, 5), FOREVER, features=True),
+            batcher.submit(runner, picture(6, 7, 8, 9, 10), FOREVER),
+        )
+        runner.gate.set()
+        return await asyncio.gather(*tasks)
+
+    first, wanting, plain = asyncio.run(scenario())
+    assert first.maps.features is None
+    assert wanting.maps.features is not None
+    assert wanting.maps.features.ravel().tolist() == [1, 2, 3, 4, 5]
+    assert plain.maps.features is None  # only some of its windows shared a batch with the other's
+    assert numbers_of(plain) == [6, 7, 8, 9, 10]
