@@ -1,0 +1,240 @@
+"""Keeps the LLM from costing more than it may, in time, calls or money: cache, circuit breaker, daily budget, concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+
+from service.captions.answer import LlmAnswer, LlmUnavailable, Reason, Usage
+from service.captions.client import LlmClient
+from service.captions.prompt import LlmTask
+
+# said of one task's contents; they tell nothing of the endpoint
+_OF_CONTENTS = {Reason.REFUSED, Reason.CONTENT_FILTER, Reason.TOO_LONG}
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """Limits. `None` means none. `tokens_per_call`: what a call is counted at until its endpoint tells, or when it never does.
+
+    `price_in`, `price_out`: money for a million tokens, in a currency of the operator's; without both, no cost is told.
+    """
+
+    deadline_seconds: float = 20.0
+    concurrency: int = 4
+    failures_to_open: int = 5
+    open_seconds: float = 30.0
+    daily_calls: int | None = None
+    daily_tokens: int | None = None
+    tokens_per_call: int = 4000
+    cache_entries: int = 512
+    price_in: float | None = None
+    price_out: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DailySpend:
+    """What was spent on a UTC day; kept by the caller over restarts."""
+
+    day: date
+    calls: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LlmEvent:
+    """One task, for the metrics. `outcome`: `ok`, `cached`, `cancelled`, or a Reason's word; `cost`: None without prices."""
+
+    outcome: str
+    seconds: float
+    tokens_in: int
+    tokens_out: int
+    cost: float | None
+
+
+def _utc_day() -> date:
+    return datetime.now(UTC).date()
+
+
+class CircuitBreaker:
+    """Opens after consecutive failures; when its time is over, one probe decides whether it closes."""
+
+    def __init__(self, failures_to_open: int, open_seconds: float, clock: Callable[[], float]) -> None:
+        self._failures_to_open = failures_to_open
+        self._open_seconds = open_seconds
+        self._clock = clock
+        self._failures = 0
+        self._closed_at: float | None = None  # when the next probe may go; None while closed
+        self._probing = False
+
+    @property
+    def state(self) -> str:
+        """`closed`, `open` or `half_open`."""
+        if self._closed_at is None:
+            return "closed"
+        return "half_open" if self._clock() >= self._closed_at else "open"
+
+    def check(self) -> None:
+        """Raises LlmUnavailable `circuit_open` where no call may go."""
+        state = self.state
+        if state == "open" or (state == "half_open" and self._probing):
+            left = max(0.0, (self._closed_at or 0.0) - self._clock())
+            raise LlmUnavailable(
+                Reason.CIRCUIT_OPEN, "the endpoint failed repeatedly and is left alone", retry_after=left
+            )
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around a call, as soon as it goes. A cancelled one and one refused for its contents count neither way."""
+        self.check()
+        probing = self.state == "half_open"
+        self._probing |= probing
+        try:
+            yield
+        except LlmUnavailable as failure:
+            self._failed(failure, probing)
+            raise
+        else:
+            if probing or self._closed_at is None:  # a call from before the failures tells nothing of now
+                self._failures, self._closed_at = 0, None
+        finally:
+            if probing:
+                self._probing = False
+
+    def _failed(self, failure: LlmUnavailable, probing: bool) -> None:
+        if failure.reason in _OF_CONTENTS:
+            return
+        self._failures += 1
+        if failure.retry_after is not None or probing or self._failures >= self._failures_to_open:
+            wait = self._open_seconds if failure.retry_after is None else failure.retry_after
+            self._closed_at = self._clock() + wait
+
+
+class DailyBudget:
+    """Calls and tokens of a UTC day. What is under way is counted at an estimate, so that many at once do not overspend."""
+
+    def __init__(self, settings: GuardSettings, spent: DailySpend | None, today: Callable[[], date]) -> None:
+        self._settings = settings
+        self._today = today
+        self._spent = spent or DailySpend(today())
+        self._under_way = 0
+
+    @property
+    def spent(self) -> DailySpend:
+        """Today's spending so far."""
+        if self._spent.day != self._today():
+            self._spent = DailySpend(self._today())
+        return self._spent
+
+    @contextmanager
+    def call(self) -> Iterator[Callable[[Usage], None]]:
+        """Around a task; what it yields is told the usage. Raises LlmUnavailable `budget` where no more may be spent."""
+        calls, tokens = self._settings.daily_calls, self._settings.daily_tokens
+        if calls is not None and self.spent.calls + self._under_way >= calls:
+            raise LlmUnavailable(Reason.BUDGET, f"today's {calls} calls are used up")
+        expected = (self._under_way + 1) * self._settings.tokens_per_call
+        if tokens is not None and self.spent.tokens + expected > tokens:
+            raise LlmUnavailable(Reason.BUDGET, f"today's {tokens} tokens are used up")
+        self._under_way += 1
+        try:
+            yield self._add
+        finally:
+            self._under_way -= 1
+
+    def _add(self, usage: Usage) -> None:
+        tokens = usage.tokens_in + usage.tokens_out + usage.untold * self._settings.tokens_per_call
+        self._spent = replace(self.spent, calls=self.spent.calls + usage.calls, tokens=self.spent.tokens + tokens)
+
+
+class GuardedLlm:
+    """An LlmClient within its limits. One event loop; every task ends in an answer or LlmUnavailable by its deadline."""
+
+    def __init__(
+        self,
+        client: LlmClient,
+        settings: GuardSettings,
+        *,
+        on_event: Callable[[LlmEvent], None] = lambda event: None,
+        spent: DailySpend | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        today: Callable[[], date] = _utc_day,
+    ) -> None:
+        self.settings = settings
+        self.breaker = CircuitBreaker(settings.failures_to_open, settings.open_seconds, clock)
+        self.budget = DailyBudget(settings, spent, today)
+        self._client = client
+        self._on_event = on_event
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._cache: OrderedDict[str, LlmAnswer] = OrderedDict()
+
+    @property
+    def model(self) -> str:
+        """The model asked."""
+        return self._client.settings.model
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        await self._client.close()
+
+    async def caption(self, task: LlmTask, deadline: float | None = None) -> LlmAnswer:
+        """As LlmClient.caption; `deadline` (time.monotonic) by default `deadline_seconds` from now, and never later."""
+        began = time.monotonic()
+        latest = began + self.settings.deadline_seconds
+        key = self._client.key(task)
+        if (cached := self._cache.get(key)) is not None:
+            self._cache.move_to_end(key)
+            self._tell("cached", began, Usage())
+            return replace(cached, usage=Usage())
+        outcome, usage = "cancelled", Usage(calls=0)
+        try:
+            answer = await self._within_limits(task, latest if deadline is None else min(deadline, latest))
+            outcome, usage = "ok", answer.usage
+        except LlmUnavailable as failure:
+            outcome, usage = failure.reason.value, failure.usage
+            raise
+        finally:
+            self._tell(outcome, began, usage)
+        self._remember(key, answer)
+        return answer
+
+    async def _within_limits(self, task: LlmTask, deadline: float) -> LlmAnswer:
+        self.breaker.check()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise LlmUnavailable(Reason.BUSY, "all slots were taken until the deadline") from error
+        try:
+            with self.budget.call() as spend, self.breaker.call():
+                return await self._counted(task, deadline, spend)
+        finally:
+            self._slots.release()
+
+    async def _counted(self, task: LlmTask, deadline: float, spend: Callable[[Usage], None]) -> LlmAnswer:
+        usage = Usage(calls=1, untold=1)  # what a cancelled call is counted at
+        try:
+            answer = await self._client.caption(task, deadline)
+            usage = answer.usage
+            return answer
+        except LlmUnavailable as failure:
+            usage = failure.usage
+            raise
+        finally:
+            spend(usage)
+
+    def _remember(self, key: str, answer: LlmAnswer) -> None:
+        self._cache[key] = answer
+        while len(self._cache) > self.settings.cache_entries:
+            self._cache.popitem(last=False)
+
+    def _tell(self, outcome: str, began: float, usage: Usage) -> None:
+        prices = self.settings.price_in, self.settings.price_out
+        cost = None
+        if prices[0] is not None and prices[1] is not None:
+            cost = (usage.tokens_in * prices[0] + usage.tokens_out * prices[1]) / 1e6
+        self._on_event(LlmEvent(outcome, time.monotonic() - began, usage.tokens_in, usage.tokens_out, cost))
