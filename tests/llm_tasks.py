@@ -32,7 +32,7 @@ def llm_task(regions: int = 1, **changed: Any) -> LlmTask:
         product="polka-dot fabric",
         normal="White dots in rows on blue cloth.",
         taxonomy=(
-            LabelWords("thread", "a loose thread on the cloth"),
+            LabelWords("thread", "a loose thread on the cloth", ("loom end",), "brush"),
             LabelWords("missing-dot", "a dot is not printed"),
         ),
         score=2.0,

@@ -23,6 +23,7 @@ GROWN_BY = 50  # pixels a side
 _MOST_ASPECT = 4.0  # a crop longer than this is mostly lost when it is shrunk, so it is widened with real pixels
 _RED, _LIGHT = (255, 40, 40), (255, 255, 255)
 _REDUCE_FROM = 3.0
+_LEAST_COMPOSITE = 512  # pixels of the longest side
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,13 @@ def build_pictures(
     """Everything the LLM is shown of one inspected picture.
 
     `rgb`: uint8 [H,W,3]; `masks`: bool [H,W], one a region; `reference`: uint8 [h,w,3] or None. `limit`: longest side of every
-    picture sent, in pixels (a composite's halves have `limit` each). Tens of milliseconds: keep it off the event loop.
+    picture sent, in pixels (a composite's halves have `limit` each); small composites are enlarged, since vision models see
+    patches of 14 pixels and more. Tens of milliseconds: keep it off the event loop.
     """
     composites = (composite(rgb, mask, region.box) for region, mask in zip(regions, masks, strict=True))
     return Pictures(
         boxed=jpeg(boxed(rgb, regions, limit=limit)),
-        composites=tuple(jpeg(shrunk(pair, 2 * limit)) for pair in composites),
+        composites=tuple(jpeg(shrunk(enlarged(pair, _LEAST_COMPOSITE), 2 * limit)) for pair in composites),
         reference=None if reference is None else jpeg(shrunk(reference, limit)),
         reference_composite=None if reference is None else jpeg(shrunk(normal_composite(reference), 2 * limit)),
     )
@@ -106,6 +108,16 @@ def shrunk(rgb: Rgb, limit: int) -> Rgb:
     size = tuple(max(1, round(side * limit / longest)) for side in (rgb.shape[1], rgb.shape[0]))
     resized = Image.fromarray(rgb).resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=_REDUCE_FROM)
     return np.asarray(resized)
+
+
+def enlarged(rgb: Rgb, least: int) -> Rgb:
+    """`rgb` (uint8 [H,W,3]) by the whole factor that brings its longest side to `least` pixels, or as it is."""
+    factor = -(-least // max(rgb.shape[:2]))
+    if factor <= 1:
+        return rgb
+    return np.asarray(
+        Image.fromarray(rgb).resize((rgb.shape[1] * factor, rgb.shape[0] * factor), Image.Resampling.BICUBIC)
+    )
 
 
 def jpeg(rgb: Rgb, quality: int = 88) -> Picture:

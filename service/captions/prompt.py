@@ -28,10 +28,12 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class LabelWords:
-    """A label of the product's taxonomy and what it means."""
+    """A label of the product's taxonomy, what it means, and what the product card knows of it."""
 
     label: str
     words: str = ""
+    causes: tuple[str, ...] = ()
+    action: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +130,13 @@ class Prompts:
 
     def _values(self, task: LlmTask) -> dict[str, str]:
         count = self.asked_regions(task)
-        labels = {item.label: item.words for item in task.taxonomy}
+        types = [{name: said for name, said in asdict(item).items() if said} for item in task.taxonomy]
         rows = [_region_row(number, item) for number, item in enumerate(task.regions[:count], start=1)]
         return {
             "product": _one_line(task.product),
             "normal": _one_line(task.normal),
-            "taxonomy": _json(labels),
-            "labels": ", ".join(_json(label) for label in labels),
+            "taxonomy": _json(types),
+            "labels": ", ".join(_json(item.label) for item in task.taxonomy),
             "score": f"{task.score:.3g}",
             "threshold": f"{task.threshold:.3g}",
             "margin": task.margin,

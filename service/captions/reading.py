@@ -17,7 +17,7 @@ from service.types import Severity
 MOST_WORDS = 10
 UNKNOWN = "unknown"
 _MOST_CHARACTERS = 120  # of a description, for scripts without spaces
-_MOST_LABEL = 40
+_MOST_LABEL = 60
 _MOST_CAUSES = 3
 _MOST_TEXT = 300
 _SAYS_NORMAL = re.compile(

@@ -12,6 +12,7 @@ from service.captions.composite import (
     boxed,
     build_pictures,
     composite,
+    enlarged,
     grown_box,
     jpeg,
     normal_composite,
@@ -78,6 +79,15 @@ def test_shrinking_keeps_the_aspect_ratio_and_never_enlarges(width: int, height:
     assert abs(small.shape[0] - height * scale) <= 1
 
 
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 500))
+def test_enlarging_is_by_a_whole_factor_and_just_enough(width: int, height: int, least: int) -> None:
+    large = enlarged(np.zeros((height, width, 3), np.uint8), least)
+    factor = large.shape[1] // width
+    assert large.shape[:2] == (height * factor, width * factor)
+    assert max(large.shape[:2]) >= least
+    assert factor == 1 or (factor - 1) * max(width, height) < least
+
+
 def test_boxes_are_drawn_around_regions_and_leave_them_and_the_input_alone() -> None:
     rgb = np.full((200, 300, 3), 100, np.uint8)
     drawn = boxed(rgb, [region(100, 80, 40, 30), region(0, 0, 300, 200)])
@@ -116,7 +126,7 @@ def test_all_pictures_of_a_task() -> None:
     assert shown.reference is not None
     assert shown.reference_composite is not None
     sizes = [Image.open(io.BytesIO(picture.data)).size for picture in (shown.boxed, shown.reference, *shown.composites)]
-    assert sizes == [(300, 200), (300, 200), (130, 65), (360, 190)]
+    assert sizes == [(300, 200), (300, 200), (520, 260), (600, 317)]
     assert Image.open(io.BytesIO(shown.reference_composite.data)).size == (600, 200)
     assert build_pictures(rgb, [], [], None).reference is None
     with pytest.raises(ValueError, match="zip"):

@@ -42,7 +42,7 @@ def test_the_default_prompt_tells_everything_there_is(prompts: Prompts) -> None:
     for words in (
         "polka-dot fabric",
         "White dots in rows on blue cloth.",
-        '"thread": "a loose thread on the cloth"',
+        '{"label": "thread", "words": "a loose thread on the cloth", "causes": ["loom end"], "action": "brush"}',
         "score 2, threshold 0.95: 2.1 x the threshold",
         '"region": 2',
         '"location": "upper left"',
