@@ -45,6 +45,16 @@ class Metrics:
             buckets=(-1.0, 0.0, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0),
             registry=registry,
         )
+        self.llm_seconds = Histogram(
+            "flawscribe_llm_seconds",
+            "Time of one task of the LLM",
+            buckets=(0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 12, 20, 30),
+            registry=registry,
+        )
+        self.llm_requests = Counter("flawscribe_llm_requests", "Tasks of the LLM", ["outcome"], registry=registry)
+        self.llm_tokens = Counter("flawscribe_llm_tokens", "Tokens of the LLM", ["direction"], registry=registry)
+        self.llm_cost = Counter("flawscribe_llm_cost", "Cost of the LLM in the prices' currency", registry=registry)
+        self.captions = Counter("flawscribe_captions", "Flaws put into words", ["source"], registry=registry)
         self.model_info = Info("flawscribe_model", "Model in service", ["model"], registry=registry)
 
     def exposition(self) -> bytes:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -47,12 +47,38 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(64.0, gt=0, description="Largest picture in million pixels, checked before decoding.")
     keys_file: Path | None = Field(None, description="JSON file of hashed API keys (`flawscribe key`); unset: no keys.")
     insecure: bool = Field(False, description="Allow other than loopback without API keys.")
+    store: Literal["none", "record", "image"] = Field(
+        "record",
+        description="What is kept of an inspection unless the request says: nothing, its record, its picture too.",
+    )
+    records_dir: Path = Field(Path("records"), description="Folder of the embedded database and of stored pictures.")
+    database_url: str | None = Field(
+        None, description="PostgreSQL by URL (`postgresql+psycopg://…`); unset: SQLite in RECORDS_DIR."
+    )
+    keep_days: float | None = Field(None, gt=0, description="Age in days at which records are removed; unset: never.")
+    keep_pictures_gb: float | None = Field(
+        None, gt=0, description="Size of stored pictures above which the oldest are removed, in GiB; unset: never."
+    )
+    products_dir: Path = Field(Path("deploy/products"), description="Folder of product cards, `<product>.yaml`.")
+    llm_base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint, such as `http://localhost:11434/v1`; unset: no LLM."
+    )
+    llm_model: str | None = Field(None, description="Model asked of the LLM endpoint.")
+    llm_api_key: SecretStr = Field(SecretStr(""), description="Key of the LLM endpoint.")
+    llm_deadline_s: float = Field(20.0, gt=0, description="Longest wait for the LLM, over all tries.")
+    llm_concurrency: int = Field(4, ge=1, description="Requests to the LLM at once.")
+    llm_daily_calls: int | None = Field(None, ge=0, description="Most calls of the LLM in a UTC day; unset: no limit.")
+    llm_daily_tokens: int | None = Field(None, ge=0, description="Most tokens in a UTC day; unset: no limit.")
+    llm_price_in: float | None = Field(None, ge=0, description="Price of a million tokens sent, for the cost metric.")
+    llm_price_out: float | None = Field(None, ge=0, description="Price of a million tokens received.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
 
     @model_validator(mode="after")
     def _guarded(self) -> Settings:
         if self.bodies_mb < self.max_body_mb:
             raise ValueError("FLAWSCRIBE_BODIES_MB must be at least FLAWSCRIBE_MAX_BODY_MB")
+        if (self.llm_base_url is None) != (self.llm_model is None):
+            raise ValueError("FLAWSCRIBE_LLM_BASE_URL and FLAWSCRIBE_LLM_MODEL belong together")
         if not (self.keys_file or self.insecure or is_loopback(self.host)):
             raise ValueError(
                 f"refusing to listen on {self.host} without API keys: set FLAWSCRIBE_KEYS_FILE, "

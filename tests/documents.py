@@ -6,8 +6,6 @@ import json
 import re
 from pathlib import Path
 
-from pydantic_core import PydanticUndefined
-
 from service.api.app import create_app
 from service.settings import PREFIX, Settings
 
@@ -29,7 +27,7 @@ def settings_table() -> str:
     """The configuration as a Markdown table."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
+        default = "" if str(field.default) in ("None", "PydanticUndefined", "") else f"`{field.default}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 

@@ -34,13 +34,16 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded model: what it promises, and the session of the form in use. `roi`: bool [H,W], or None."""
+    """A loaded model: what it promises, and the session of the form in use. `roi`: bool [H,W], or None.
+    `references`: typical normal pictures uint8 [h,w,3].
+    """
 
     folder: Path
     manifest: Manifest
     session: Session
     form_name: FormName
     roi: NDArray[np.bool_] | None
+    references: tuple[NDArray[np.uint8], ...] = ()
 
     @property
     def form(self) -> Form:
@@ -140,7 +143,9 @@ def _open(verified: VerifiedFolder, name: FormName, options: EngineOptions, roi:
     manifest = verified.manifest
     data = verified.files[manifest.forms[name].file]
     session = open_session(data, form=name, provider=options.provider, threads=options.threads)
-    return Bundle(verified.folder, manifest, session, name, roi)
+    pictures = ("reference.png", *manifest.references)
+    references = tuple(decode(verified.files[file], MAX_PIXELS) for file in pictures if file in verified.files)
+    return Bundle(verified.folder, manifest, session, name, roi, references)
 
 
 def golden_failure(bundle: Bundle, files: dict[str, bytes]) -> str | None:

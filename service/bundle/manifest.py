@@ -123,6 +123,9 @@ class Manifest(_Part):
     mm_per_pixel: float | None = None
     quality_gate: QualityGate
     forms: dict[FormName, Form]
+    references: tuple[
+        str, ...
+    ] = ()  # typical normal pictures, small and unlike each other, for the LLM to compare with
     golden: tuple[Golden, ...]
     golden_tolerance: float = Field(gt=0)  # largest relative difference of a golden score at load
     teacher: Teacher

@@ -102,3 +102,9 @@ def with_context(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     below = -(-height // STEP) * STEP - height + CONTEXT
     right = -(-width // STEP) * STEP - width + CONTEXT
     return np.pad(rgb, ((CONTEXT, below), (CONTEXT, right), (0, 0)), mode="reflect")
+
+
+def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """float32 [16,16,3], 0..255: by which normal pictures are told from each other at a glance."""
+    small = Image.fromarray(rgb).resize((16, 16), Image.Resampling.BOX, reducing_gap=2.0)
+    return np.asarray(small, np.float32)

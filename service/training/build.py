@@ -45,8 +45,10 @@ from service.training.forms import (
     calibrate_form,
     export_forms,
     golden_pictures,
+    jpeg,
     png,
     shrunk,
+    varied,
 )
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
@@ -62,6 +64,7 @@ Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
 _JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a form is kept or dropped
 _RUN = "run.json"
+_REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
 _MOST_RANKED = 60  # training pictures looked at for the report
 
 
@@ -160,7 +163,11 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
     files |= {FORM_FILES[name]: data for name, data in networks.items()}
     fastest = sessions["int8" if "int8" in sessions else "float32"]
     ranked = [product.score(fastest, picture) for picture in pictures[:_MOST_RANKED]]
-    files["reference.png"] = png(shrunk(pictures[int(np.argsort(ranked)[len(ranked) // 2])], 512))
+    typical = int(np.argsort(ranked)[len(ranked) // 2])
+    files["reference.png"] = png(shrunk(pictures[typical], 512))
+    others = varied(pictures[:_MOST_RANKED], typical, _REFERENCES)
+    references = {f"references/{index}.jpg": jpeg(shrunk(picture, 512)) for index, picture in enumerate(others)}
+    files |= references
     if settings.roi is not None:
         files["roi.png"] = settings.roi.read_bytes()
     seconds = time.monotonic() - started
@@ -178,6 +185,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         mm_per_pixel=settings.mm_per_pixel,
         quality_gate=learn_gate([*pictures, *held_out, *calibration]),
         forms=forms,
+        references=tuple(references),
         golden=golden,
         golden_tolerance=_GOLDEN_TOLERANCE,
         teacher=TeacherRecord(name=teacher.name, sha256=teacher.sha256),

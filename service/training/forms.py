@@ -17,7 +17,7 @@ from PIL import Image
 from service.bundle.load import anomaly_map_of
 from service.bundle.manifest import FORM_FILES, Form, FormName, Golden, Parity
 from service.engine.session import Session, available_cores, open_session
-from service.image.prepare import PrepareRecipe, plan_tiles, working_size
+from service.image.prepare import PrepareRecipe, plan_tiles, thumbnail, working_size
 from service.training.calibrate import part_scores, threshold
 from service.training.data import NormalImage
 from service.training.export import measure_parity, require_parity, store_as_half, to_onnx
@@ -161,6 +161,24 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """The image as a JPEG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def varied(pictures: Sequence[Picture], first: int, count: int) -> list[Picture]:
+    """`count` pictures as unlike each other and the `first` as they come: always the one farthest from those taken."""
+    seen = np.stack([thumbnail(picture) for picture in pictures])
+    taken = [first]
+    distance = np.abs(seen - seen[first]).mean(axis=(1, 2, 3))
+    while len(taken) <= min(count, len(pictures) - 1):
+        taken.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.abs(seen - seen[taken[-1]]).mean(axis=(1, 2, 3)))
+    return [pictures[index] for index in taken[1:]]
 
 
 def _processor() -> str:

@@ -1,0 +1,190 @@
+"""What /detect and /classify share: pictures in, each judged within the deadline, for as long as the client waits."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable
+from typing import Any, Literal, TypeVar, get_args
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from service.api.answers import Include, Outcome
+from service.api.state import ServiceState
+from service.api.wire import IMAGE_TYPES
+from service.bundle.store import Bundle
+from service.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    FlawscribeError,
+    InvalidParameter,
+    NoSuchModel,
+    Overloaded,
+)
+from service.inspector import Picture
+from service.types import Inspection
+
+T = TypeVar("T")
+Storing = Literal["none", "record", "image"]
+_AT_ONCE = 4  # pictures of one request judged together, so that a long request does not fill the queue
+
+
+class JudgeQuery(BaseModel):
+    """Query parameters of both; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, description="Name of the model; the default one when not given.")
+    version: int | None = Field(None, ge=1, description="Version of the model; the active one when not given.")
+    include: str = Field("regions", description="Comma-separated: regions, map, mask, overlay.")
+    threshold: float | None = Field(None, description="Reject threshold in place of the model's own.")
+
+    @field_validator("include")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        known = get_args(Include)
+        if unknown := [part for part in value.split(",") if part and part not in known]:
+            raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(known)}")
+        return value
+
+    @field_validator("threshold")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+    @property
+    def included(self) -> frozenset[str]:
+        """The parts asked for."""
+        return frozenset(part for part in self.include.split(",") if part)
+
+
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "additionalProperties": {"type": "string"},
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["data"],
+                                "properties": {"data": {"type": "string", "format": "byte"}},
+                            },
+                        },
+                        "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+                    },
+                }
+            },
+            "application/octet-stream": BINARY,
+            **dict.fromkeys(IMAGE_TYPES, BINARY),
+        },
+    }
+}
+
+
+async def judge_all(
+    state: ServiceState,
+    bundle: Bundle,
+    pictures: tuple[Picture | FlawscribeError, ...],
+    deadline: float,
+    threshold: float | None,
+    *,
+    descriptors: bool = False,
+) -> list[Outcome]:
+    """Each picture's inspection or its error, in order. Overload turns the whole request away only at its first picture."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def judge(index: int, picture: Picture | FlawscribeError) -> Outcome:
+        if isinstance(picture, FlawscribeError):
+            return picture
+        async with places:
+            while True:
+                try:
+                    return await state.inspector.inspect(
+                        picture, bundle, deadline=deadline, threshold=threshold, descriptors=descriptors
+                    )
+                except Overloaded as error:
+                    if index == 0:
+                        state.metrics.rejected.labels("overload").inc()
+                        raise
+                    await asyncio.sleep(min(error.retry_after or 0.1, max(0.0, deadline - time.monotonic())))
+                except FlawscribeError as error:
+                    if isinstance(error, DeadlineExceeded):
+                        state.metrics.rejected.labels("deadline").inc()
+                    return error
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(judge(index, picture)) for index, picture in enumerate(pictures)]
+    return [task.result() for task in tasks]
+
+
+async def unless_departed(request: Request, work: Awaitable[T]) -> T:
+    """The work's result; the work is cancelled when the client leaves first, so that its pictures leave the queue."""
+    task = asyncio.ensure_future(work)
+    departure = asyncio.ensure_future(_departure(request))
+    try:
+        await asyncio.wait({task, departure}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise BadRequest("the client left")
+        return task.result()
+    except* FlawscribeError as group:
+        raise _first(group) from None
+    finally:
+        task.cancel()
+        departure.cancel()
+
+
+def _first(group: BaseExceptionGroup[FlawscribeError]) -> FlawscribeError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, FlawscribeError)
+    return error
+
+
+async def _departure(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def judged_of(outcomes: list[Outcome]) -> list[Inspection]:
+    """The pictures that were judged. Raises the first error when there is none."""
+    judged = [outcome for outcome in outcomes if isinstance(outcome, Inspection)]
+    if not judged:
+        raise next(outcome for outcome in outcomes if isinstance(outcome, FlawscribeError))
+    return judged
+
+
+def deadline_of(request: Request, state: ServiceState) -> float:
+    """time.monotonic() by which the answer must be there, from X-Deadline-Ms. Raises InvalidParameter."""
+    stated = request.headers.get("x-deadline-ms")
+    if stated is None:
+        return time.monotonic() + state.settings.deadline_ms / 1000
+    if not stated.isdecimal() or not 0 < int(stated) < 10**9:
+        raise InvalidParameter(f"X-Deadline-Ms must be a positive whole number of milliseconds, not {stated!r}")
+    return time.monotonic() + int(stated) / 1000
+
+
+def model_named(query: JudgeQuery, state: ServiceState) -> str:
+    """The model asked for, or the default one. Raises NoSuchModel."""
+    name = query.model or state.default_model
+    if name is None:
+        raise NoSuchModel(f"name one with ?model=; there are: {', '.join(state.store.names()) or 'none'}")
+    return name
