@@ -26,7 +26,8 @@ class Scope:
 @dataclass(frozen=True, slots=True)
 class Flaw:
     """One flaw of an inspection: `box` is (x, y, width, height) in pixels of the picture as displayed, None when a
-    person reported a flaw that the detector did not see; `margin` is its score over the reject threshold."""
+    person reported a flaw that the detector did not see; `margin` is its score over the reject threshold; `similar` are
+    the ids of inspections with reviewed flaws that look alike."""
 
     box: tuple[int, int, int, int] | None
     margin: float | None
@@ -36,7 +37,7 @@ class Flaw:
     causes: tuple[str, ...] = ()
     action: str = ""
     source: CaptionSource | Literal["review"] | None = None
-    cited: tuple[str, ...] = ()
+    similar: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,8 @@ class TopFlaw:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause named for at least two inspections. `confirmed`: how many of them by a person."""
+    """A cause named for at least two inspections, `inspection_ids`. `confirmed`: how many of them by a person, whose
+    reviews made the cases `case_ids`; `similar_ids`: inspections with reviewed flaws that its captions liken theirs to."""
 
     text: str
     count: int
@@ -183,6 +185,7 @@ class Cause:
     labels: tuple[str, ...]
     case_ids: tuple[str, ...]
     inspection_ids: tuple[str, ...]
+    similar_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from service.types import Decision, Severity
 
 _RANK = {Severity.NONE: 0, Severity.MINOR: 1, Severity.MAJOR: 2, Severity.CRITICAL: 3}
 _RECURS = 2  # a cause named once does not recur
-_CITED = 12  # ids kept for one cause
 
 
 def known_flaws(row: InspectionRow) -> tuple[Flaw, ...]:
@@ -72,6 +71,7 @@ def recurring_causes(rows: Sequence[InspectionRow]) -> tuple[Cause, ...]:
     spelled: dict[str, str] = {}
     labels: dict[str, set[str]] = defaultdict(set)
     cases: dict[str, dict[str, None]] = defaultdict(dict)
+    alike: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows:
         for flaw in known_flaws(row):
             for cause in flaw.causes:
@@ -80,15 +80,17 @@ def recurring_causes(rows: Sequence[InspectionRow]) -> tuple[Cause, ...]:
                 confirmed = row.review is not None and _folded(row.review.cause) == key
                 named[key][row.id] = named[key].get(row.id, False) or confirmed
                 labels[key].add(flaw.label)
-                cases[key].update(dict.fromkeys(row.review.case_ids if row.review and confirmed else flaw.cited))
+                cases[key].update(dict.fromkeys(row.review.case_ids if row.review and confirmed else ()))
+                alike[key].update(dict.fromkeys(flaw.similar))
     causes = [
         Cause(
             spelled[key],
             len(ids),
             sum(ids.values()),
             tuple(sorted(labels[key])),
-            tuple(cases[key])[:_CITED],
-            tuple(ids)[:_CITED],
+            tuple(cases[key]),
+            tuple(ids),
+            tuple(alike[key]),
         )
         for key, ids in named.items()
         if key and len(ids) >= _RECURS

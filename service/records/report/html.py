@@ -17,6 +17,7 @@ from service.records.report.data import ControlChart, Counts, ReportData, TopFla
 from service.records.report.pictures import flaw_jpeg
 from service.types import Severity
 
+_IDS = 2  # of a cause in its row; JSON has more
 Pictures = Callable[[str], bytes | None]
 """The bytes received of a picture by their sha256, or None when they are not kept."""
 
@@ -54,6 +55,7 @@ def _context(data: ReportData, pictures: Pictures) -> dict[str, Any]:
         "signals": list(_signals(data.chart)),
         "flaws": [_Shown(top, _picture(top, pictures)) for top in data.top_flaws],
         "chip": _chip,
+        "ids": _ids,
     }
 
 
@@ -104,6 +106,11 @@ def _chip(severity: Severity) -> Markup:
     return Markup('<span class="chip {0}">{1}</span>').format(
         severity.value, "no severity" if severity is Severity.NONE else severity.value
     )
+
+
+def _ids(ids: Sequence[str]) -> Markup:
+    shown = Markup("<br>").join(Markup("<code>{0}</code>").format(name) for name in ids[:_IDS])
+    return shown + (f" and {len(ids) - _IDS} more" if len(ids) > _IDS else "")
 
 
 def _percent(share: float | None) -> str:

@@ -13,6 +13,7 @@ from service.records.report.data import InspectionRow, ReportData
 from service.records.report.flaws import known_flaws, worst
 
 SCHEMA_VERSION = 1
+_IDS = 5
 _FORMULA = tuple("=+-@＝＋－＠")
 _COLUMNS = (
     "id",
@@ -49,8 +50,13 @@ def report_json(data: ReportData, llm_summary: str | None = None) -> str:
 
 
 def facts_json(data: ReportData) -> str:
-    """What a language model needs to sum the report up: the same without single inspections, on one line."""
+    """What a language model needs to sum the report up, on one line: the same without single inspections, and with at
+    most five ids of a kind for a cause."""
     facts = {name: value for name, value in _plain(data).items() if name != "inspections"}
+    facts["causes"] = [
+        {name: value[:_IDS] if name.endswith("_ids") else value for name, value in cause.items()}
+        for cause in facts["causes"]
+    ]
     return json.dumps(facts, default=_moment, allow_nan=False, ensure_ascii=False)
 
 

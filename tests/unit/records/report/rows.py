@@ -86,5 +86,5 @@ def _flaw(chance: random.Random, number: int) -> dict[str, Any]:
     if chance.random() < 0.2:
         wrong = chance.random() < 0.15
         review = Review("overkill" if wrong else "right", label, "" if wrong else cause, "", (f"case-{number}",))
-    flaw = Flaw(box, score / 0.2, label, severity, words, (cause,), action, "memory", (f"case-{number % 7}",))
+    flaw = Flaw(box, score / 0.2, label, severity, words, (cause,), action, "memory", (f"{number % 7:032x}",))
     return {"score": score, "flaws": (flaw,), "description": words, "review": review}

@@ -10,7 +10,7 @@ from service.types import Decision, Severity
 from tests.unit.records.report.rows import flawed, row
 
 BOX = (10, 20, 30, 40)
-HOLE = Flaw(BOX, 2.0, "hole", Severity.CRITICAL, causes=("Needle broke",), action="Change the needle", cited=("c1",))
+HOLE = Flaw(BOX, 2.0, "hole", Severity.CRITICAL, causes=("Needle broke",), action="Change the needle", similar=("old",))
 STAIN = Flaw(BOX, 3.0, "stain", Severity.MINOR, causes=("Oil",), action="Wipe the rail")
 
 
@@ -54,7 +54,7 @@ def test_a_cause_recurs_from_the_second_picture_on() -> None:
     (cause,) = recurring_causes([flawed(0, HOLE), flawed(1, again), flawed(2, HOLE, review=said), flawed(3, STAIN)])
     assert (cause.text, cause.count, cause.confirmed) == ("Needle broke", 3, 1)
     assert cause.labels == ("hole", "tear")
-    assert cause.case_ids == ("c1", "c9")
+    assert (cause.case_ids, cause.similar_ids) == (("c9",), ("old",))
     assert [found[-1] for found in cause.inspection_ids] == ["0", "1", "2"]
 
 

@@ -43,6 +43,7 @@ def test_facts_leave_single_inspections_out() -> None:
     facts = json.loads(facts_json(summarise(a_day(), DAY)))
     assert "inspections" not in facts
     assert facts["counts"]["total"] == 2400
+    assert max(len(cause["inspection_ids"]) for cause in facts["causes"]) == 5
 
 
 def test_csv_has_one_row_an_inspection() -> None:
