@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import httpx2
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
@@ -20,6 +22,7 @@ from service.captions.dialect import Dialect
 from service.captions.prompt import LlmTask, Message, Prompts, load_prompts
 from service.captions.reading import Reading, read_answer
 from service.captions.transport import http_client
+from service.errors import SettingsError
 
 _ASKED_AGAIN = {Reason.INVALID_ANSWER, Reason.WRONG_LANGUAGE, Reason.EMPTY}
 
@@ -63,6 +66,11 @@ class LlmClient:
     """One endpoint and one model. Safe for many tasks at once on one event loop; what it learns of the endpoint it keeps."""
 
     def __init__(self, settings: LlmSettings, prompts: Prompts | None = None) -> None:
+        """Connects to nothing yet. Raises SettingsError for an address or a key that cannot be sent."""
+        if not re.match(r"https?://[^/\s]+", settings.base_url):
+            raise SettingsError(f"the LLM's address {settings.base_url!r} is not an http or https URL")
+        if not (settings.api_key.isascii() and settings.api_key.isprintable()):
+            raise SettingsError("the LLM's API key has characters that no HTTP header can hold")
         self.settings = settings
         self.prompts = prompts or load_prompts()
         self.dialect = Dialect()
@@ -187,6 +195,8 @@ def _connection_failures() -> Iterator[None]:
         raise LlmUnavailable(Reason.CONNECTION, f"the connection failed ({cause})") from error
     except openai.APIStatusError:
         raise
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:  # a closed client is a RuntimeError
+        raise LlmUnavailable(Reason.CONNECTION, f"the connection failed ({type(error).__name__})") from error
     except openai.OpenAIError as error:
         raise LlmUnavailable(Reason.MALFORMED, f"the endpoint's answer cannot be read ({error})") from error
 

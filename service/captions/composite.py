@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from service.types import Region
 Rgb = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
+MOST_COMPOSITES = 8  # more would cost more than they tell
 GROWN_BY = 50  # pixels a side
 _MOST_ASPECT = 4.0  # a crop longer than this is mostly lost when it is shrunk, so it is widened with real pixels
 _RED, _LIGHT = (255, 40, 40), (255, 255, 255)
@@ -36,8 +38,8 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What the LLM is shown. `composites`: one a region, in the regions' order; `reference`: a normal picture, if there is one,
-    and `reference_composite`: the same beside an all-black mask."""
+    """What the LLM is shown. `composites`: one for each of the first regions, in order; `reference`: a normal picture, if there
+    is one, and `reference_composite`: the same beside an all-black mask."""
 
     boxed: Picture
     composites: tuple[Picture, ...]
@@ -48,13 +50,15 @@ class Pictures:
 def build_pictures(
     rgb: Rgb, regions: Sequence[Region], masks: Sequence[NDArray[np.bool_]], reference: Rgb | None, *, limit: int = 768
 ) -> Pictures:
-    """Everything the LLM is shown of one inspected picture.
+    """Everything the LLM is shown of one inspected picture: all regions boxed, a composite for each of the first eight.
 
     `rgb`: uint8 [H,W,3]; `masks`: bool [H,W], one a region; `reference`: uint8 [h,w,3] or None. `limit`: longest side of every
     picture sent, in pixels (a composite's halves have `limit` each); small composites are enlarged, since vision models see
     patches of 14 pixels and more. Tens of milliseconds: keep it off the event loop.
     """
-    composites = (composite(rgb, mask, region.box) for region, mask in zip(regions, masks, strict=True))
+    composites = (
+        composite(rgb, mask, region.box) for region, mask in islice(zip(regions, masks, strict=True), MOST_COMPOSITES)
+    )
     return Pictures(
         boxed=jpeg(boxed(rgb, regions, limit=limit)),
         composites=tuple(jpeg(shrunk(enlarged(pair, _LEAST_COMPOSITE), 2 * limit)) for pair in composites),

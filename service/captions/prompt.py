@@ -101,7 +101,7 @@ class Prompts:
 
     def asked_regions(self, task: LlmTask) -> int:
         """How many of the task's regions are shown: the first ones, highest peak first."""
-        return min(len(task.regions), self._profile(task.profile).max_regions)
+        return min(len(task.regions), len(task.pictures.composites), self._profile(task.profile).max_regions)
 
     def messages(self, task: LlmTask) -> list[Message]:
         """System and user messages, pictures as data URIs. Raises SettingsError for a profile that does not exist."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from service.captions.answer import Cause, LlmCaption, LlmUnavailable, Reason
 from service.captions.answer_form import WireCause, WireEntry, by_region, parse_answer
 from service.captions.language import Languages
+from service.captions.products import UNKNOWN
 from service.captions.prompt import LlmTask
+from service.captions.rules import MOST_WORDS
 from service.types import Severity
 
-MOST_WORDS = 10
-UNKNOWN = "unknown"
 _MOST_CHARACTERS = 120  # of a description, for scripts without spaces
 _MOST_LABEL = 60
 _MOST_CAUSES = 3

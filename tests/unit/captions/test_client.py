@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from service.captions.answer import LlmAnswer, LlmUnavailable, Reason
 from service.captions.client import LlmClient, LlmSettings
 from service.captions.prompt import LlmTask
+from service.errors import SettingsError
 from service.types import Severity
 from tests.llm_server import (
     LlmServer,
@@ -259,3 +261,43 @@ def test_the_environment_is_not_asked(server: LlmServer, monkeypatch: pytest.Mon
 
 def test_the_key_is_not_shown(server: LlmServer) -> None:
     assert "secret-key" not in repr(LlmSettings(server.base_url, "vision", api_key="secret-key"))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"base_url": "localhost:11434/v1"}, {"base_url": "file:///etc"}, {"api_key": "schlüssel"}]
+)
+def test_what_cannot_be_spoken_to_is_refused_at_the_start(changed: dict[str, str]) -> None:
+    with pytest.raises(SettingsError):
+        LlmClient(replace(LlmSettings("http://127.0.0.1:9/v1", "vision"), **changed))
+
+
+def test_a_closed_client_fails_with_a_reason(server: LlmServer) -> None:
+    async def ask() -> None:
+        client = LlmClient(LlmSettings(server.base_url, "vision"))
+        await client.close()
+        await client.caption(llm_task(), soon())
+
+    with pytest.raises(LlmUnavailable) as failed:
+        asyncio.run(ask())
+    assert failed.value.reason is Reason.CONNECTION
+
+
+def test_many_tasks_at_once_each_get_their_own_answer(server: LlmServer) -> None:
+    async def echo(exchange: Any) -> None:
+        number = (
+            next(text for text in exchange.request.texts if "part-number" in text)
+            .split("part-number ")[1]
+            .split('"')[0]
+        )
+        await completion(answer_json(1, description=f"Thread on part {number}"))(exchange)
+
+    async def ask() -> list[LlmAnswer]:
+        client = LlmClient(LlmSettings(server.base_url, "vision"))
+        tasks = [llm_task(context=f"part-number {number}") for number in range(20)]
+        answers = await asyncio.gather(*(client.caption(task, soon()) for task in tasks))
+        await client.close()
+        return answers
+
+    server.script(echo)
+    said = [answer.picture.description for answer in asyncio.run(ask()) if answer.picture]
+    assert said == [f"Thread on part {number}" for number in range(20)]

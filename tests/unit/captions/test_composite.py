@@ -131,3 +131,11 @@ def test_all_pictures_of_a_task() -> None:
     assert build_pictures(rgb, [], [], None).reference is None
     with pytest.raises(ValueError, match="zip"):
         build_pictures(rgb, [region(1, 1, 2, 2)], [], None)
+
+
+def test_the_first_eight_regions_get_a_composite() -> None:
+    rgb = np.full((60, 90, 3), 120, np.uint8)
+    shown = build_pictures(
+        rgb, [region(number, 1, 2, 2) for number in range(20)], [np.zeros((60, 90), bool)] * 20, None
+    )
+    assert len(shown.composites) == 8
