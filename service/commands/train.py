@@ -44,6 +44,10 @@ def train(
     runs_dir: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed training goes on from there.")] = Path(
         "runs"
     ),
+    fp16: Annotated[
+        bool | None,
+        typer.Option("--fp16/--no-fp16", help="Make the form that GPUs serve; unset: where there is a GPU."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of splits and training.")] = 0,
 ) -> None:
     """Learn what good parts look like, and write a bundle that `flawscribe serve` answers with.
@@ -55,6 +59,8 @@ def train(
         flawscribe train --data photos --name tile --group-by 'tile_(\\d+)' --working-size 640
     """
     require_torch()
+    from torch import cuda  # noqa: PLC0415
+
     from service.training.build import BuildSettings, build  # noqa: PLC0415 - torch is loaded only here
 
     if not 0 < false_reject_rate < 0.5:
@@ -79,6 +85,7 @@ def train(
         min_flaw_px=min_flaw_px,
         mm_per_pixel=mm_per_pixel,
         false_reject_rate=false_reject_rate,
+        half=cuda.is_available() if fp16 is None else fp16,
         seed=seed,
     )
     started = time.monotonic()

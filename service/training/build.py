@@ -88,6 +88,7 @@ class BuildSettings:
     min_flaw_px: float | None = None
     mm_per_pixel: float | None = None
     false_reject_rate: float = 0.01
+    half: bool = False  # whether the fp16 form, which a GPU serves, is made too
     seed: int = 0
 
 
@@ -145,7 +146,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         window_limit=_JUDGE_WINDOWS,
     )
     judge.border = chooser.border
-    networks = export_forms(detector, bank, judge, say)
+    networks = export_forms(detector, bank, judge, say, half=settings.half)
     sessions = {name: open_session(data, form=name, provider="cpu") for name, data in networks.items()}
     forms = {
         name: calibrate_form(

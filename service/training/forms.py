@@ -24,7 +24,7 @@ from service.training.export import measure_parity, require_parity, store_as_hal
 from service.training.features import FeatureBank
 from service.training.flaws import paint_flaw
 from service.training.network import Detector
-from service.training.quantize import quantize
+from service.training.quantize import halve, quantize
 from service.training.select import Selection
 from service.types import AnomalyMap, Border
 
@@ -71,20 +71,25 @@ class HeldOut:
     pictures: Sequence[Picture]
 
 
-def export_forms(detector: Detector, bank: FeatureBank, judge: Selection, say: Say) -> dict[FormName, bytes]:
-    """The float32 form, and the int8 form when it tells painted flaws as well."""
+def export_forms(
+    detector: Detector, bank: FeatureBank, judge: Selection, say: Say, *, half: bool
+) -> dict[FormName, bytes]:
+    """The float32 form, and of int8 and (when `half` is wanted) fp16 those that tell painted flaws as well."""
     plain = to_onnx(detector)
     networks: dict[FormName, bytes] = {"float32": store_as_half(plain)}
     rng = np.random.default_rng(0)
     windows = [window.numpy() for window in bank.windows(rng, _QUANTISE_WINDOWS)[0].cpu()]
     windows += [canvas.whole for canvas in bank.canvases[: _QUANTISE_WINDOWS // 3]]
-    small = quantize(plain, windows)
+    faster: dict[FormName, bytes] = {"int8": quantize(plain, windows)}
+    if half:
+        faster["fp16"] = halve(plain)
     before = judge.separation_of(open_session(networks["float32"], form="float32", provider="cpu").run)
-    after = judge.separation_of(open_session(small, form="int8", provider="cpu").run)
-    if after >= before - _FORM_LOSS:
-        networks["int8"] = small
-    verb = "kept" if "int8" in networks else "dropped"
-    say(f"int8 form {verb}: separation of painted flaws {after:.4f}, float32 {before:.4f}")
+    for name, network in faster.items():
+        after = judge.separation_of(open_session(network, form=name, provider="cpu").run)
+        if after >= before - _FORM_LOSS:
+            networks[name] = network
+        verb = "kept" if name in networks else "dropped"
+        say(f"{name} form {verb}: separation of painted flaws {after:.4f}, float32 {before:.4f}")
     return networks
 
 
