@@ -13,7 +13,6 @@ from service.captions.answer import LlmUnavailable, Reason
 from service.types import Severity
 
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 class WireCause(BaseModel):
@@ -88,7 +87,7 @@ def parse_answer(content: str) -> WireAnswer:
 
 def _candidates(content: str) -> Iterator[str]:
     """Where the JSON may be: all of it, inside a fence, or from the first brace to the last."""
-    plain = _THOUGHT.sub("", content).strip()
+    plain = content.rpartition("</think>")[2].strip()  # what a reasoning model thought aloud comes before
     yield plain
     yield from _FENCE.findall(plain)
     if "{" in plain and "}" in plain:

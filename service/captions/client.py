@@ -56,7 +56,7 @@ class _Spent:
         self.usage += Usage(calls=1, untold=1)
 
     def told(self, completion: Completion) -> None:
-        self.model = completion.model or self.model
+        self.model = (completion.model or self.model)[:100]
         tokens = completion.usage
         if tokens and tokens.prompt_tokens is not None:
             self.usage += Usage(max(tokens.prompt_tokens, 0), max(tokens.completion_tokens or 0, 0), untold=-1)

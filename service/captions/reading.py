@@ -16,6 +16,7 @@ from service.captions.prompt import LlmTask
 from service.captions.rules import MOST_WORDS
 from service.types import Severity
 
+_MOST_CONTENT = 1 << 16  # characters of an answer; ten times what eight regions need
 _MOST_CHARACTERS = 120  # of a description, for scripts without spaces
 _MOST_LABEL = 60
 _MOST_CAUSES = 3
@@ -66,10 +67,12 @@ class _Findings:
 def read_answer(content: str, task: LlmTask, languages: Languages) -> Reading:
     """The answer in `content`, which may be fenced or have words about it.
 
-    Raises LlmUnavailable: `empty`, `invalid_answer` (no JSON object of the asked form), `wrong_language`.
+    Raises LlmUnavailable: `empty`, `too_large`, `invalid_answer` (no JSON object of the asked form), `wrong_language`.
     """
     if not content.strip():
         raise LlmUnavailable(Reason.EMPTY, "the answer is empty")
+    if len(content) > _MOST_CONTENT:
+        raise LlmUnavailable(Reason.TOO_LARGE, "the answer has more text than any task needs")
     answer = parse_answer(content)
     found = _Findings()
     picture = _caption(answer.picture, "picture", task, found)

@@ -301,3 +301,14 @@ def test_many_tasks_at_once_each_get_their_own_answer(server: LlmServer) -> None
     server.script(echo)
     said = [answer.picture.description for answer in asyncio.run(ask()) if answer.picture]
     assert said == [f"Thread on part {number}" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("0.5", 0.5), ("999999", 3600.0), ("-3", None), ("nan", None), ("soon", None), ("", None)],
+)
+def test_retry_after_is_read_with_care(server: LlmServer, header: str, seconds: float | None) -> None:
+    server.script(status(429, Retry_After=header))
+    with pytest.raises(LlmUnavailable) as failed:
+        asked(server, llm_task())
+    assert failed.value.retry_after == seconds
