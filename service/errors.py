@@ -46,6 +46,12 @@ class NoSuchModel(FlawscribeError):
     status, type, title = 404, "/problems/no-such-model", "No such model"
 
 
+class NoSuchRecord(FlawscribeError):
+    """No inspection or part of that id is recorded."""
+
+    status, type, title = 404, "/problems/no-such-record", "No such record"
+
+
 class NotAcceptable(FlawscribeError):
     """The asked media type cannot be given for this request."""
 
@@ -92,6 +98,18 @@ class NotReady(FlawscribeError):
     """Not warmed up yet, draining, or without a model in service."""
 
     status, type, title = 503, "/problems/not-ready", "Not ready"
+
+
+class RecordsBusy(FlawscribeError):
+    """More waits to be recorded than the queue holds; retry_after says when it should have room."""
+
+    status, type, title = 503, "/problems/records-busy", "Records busy"
+
+
+class RecordsFailure(FlawscribeError):
+    """The database or the folder of pictures did not take or give what was asked of it."""
+
+    status, type, title = 503, "/problems/records-failure", "Records failure"
 
 
 class DeadlineExceeded(FlawscribeError):

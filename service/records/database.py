@@ -1,0 +1,137 @@
+"""The database: SQLite in a folder, or PostgreSQL by URL; brought to the present schema at open, under a lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+
+from service.errors import SettingsError
+
+_BUSY_MS = 10_000
+_MIGRATION_LOCK = 0x666C6177  # any number that is ours
+_WRITES = "flawscribe_writes"
+
+
+class Database:
+    """Transactions for readers and writers. Connections are pooled; any thread may use it."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self._writing = engine.execution_options(**{_WRITES: True})
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether it is PostgreSQL, else SQLite."""
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads; on SQLite a snapshot that never waits for the writer."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; durable when this returns. SQLite: takes the write lock at its begin."""
+        with self._writing.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def upsert_for(dialect: str, table: sa.Table) -> Any:
+    """An INSERT that knows ON CONFLICT, of `sqlite` or `postgresql`."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def insert_unless_there(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+    """Insert a row unless one of the same key is there; whether it was inserted."""
+    insert = upsert_for(connection.dialect.name, table).values(**row).on_conflict_do_nothing()
+    counting = {"preserve_rowcount": True}  # PostgreSQL's driver does not say it of an INSERT otherwise
+    return bool(connection.execute(insert, execution_options=counting).rowcount > 0)
+
+
+def open_database(folder: Path, url: str | None = None) -> Database:
+    """The database at `url`, or SQLite in `folder` (made when missing), with the present schema.
+
+    Raises SettingsError when it cannot be reached, is of a newer Flawscribe, or is neither SQLite nor PostgreSQL.
+    """
+    engine = _postgresql(url) if url else _sqlite(folder)
+    database = Database(engine)
+    try:
+        with database.writing() as connection:
+            migrate(connection)
+    except CommandError as error:
+        database.close()
+        raise SettingsError(f"records database: {error}; it was made by a newer Flawscribe") from error
+    except sa.exc.SQLAlchemyError as error:
+        database.close()
+        shown = engine.url.render_as_string(hide_password=True)
+        raise SettingsError(f"records database {shown}: {getattr(error, 'orig', None) or error}") from error
+    return database
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Bring the schema up to date in the connection's transaction. One process at a time: the others wait."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _sqlite(folder: Path) -> sa.Engine:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"records folder {folder}: {error.strerror}") from error
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(folder / "records.sqlite")))
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGINs come too late; _begin_sqlite sends them
+    for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _postgresql(url: str) -> sa.Engine:
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise SettingsError(
+            "FLAWSCRIBE_DATABASE_URL is not a URL such as postgresql+psycopg://user@host/name"
+        ) from error
+    if parsed.drivername not in {"postgresql", "postgres", "postgresql+psycopg"}:
+        raise SettingsError(f"FLAWSCRIBE_DATABASE_URL must be postgresql+psycopg://…, not {parsed.drivername}://…")
+    try:
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": 10,
+                "options": f"-c synchronous_commit=on -c lock_timeout={_BUSY_MS} -c statement_timeout=60000",
+            },
+        )
+    except ModuleNotFoundError as error:
+        raise SettingsError("PostgreSQL needs psycopg: pip install 'flawscribe[postgres]'") from error

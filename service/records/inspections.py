@@ -1,0 +1,156 @@
+"""Inspections: written as work for the writer, read by id, by filters page by page, over a span of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.errors import InvalidParameter, NoSuchRecord
+from service.records.database import Database, insert_unless_there
+from service.records.entities import Caption, Record
+from service.records.paging import Place, read_cursor, write_cursor
+from service.records.rows import caption_row, clean, inspection_row, record_from, review_from
+from service.records.schema import WHOLE_PICTURE, classifications, inspections, labels, reviews
+from service.types import Decision
+
+MOST_PER_PAGE = 500
+_AT_ONCE = 500  # rows read together while going over a span
+_LIGHT = [column for column in inspections.c if column.name != "descriptors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which inspections are meant; None: any. `since` <= created_at < `until`; `label`: the one that holds now."""
+
+    product: str | None = None
+    lot: str | None = None
+    serial: str | None = None
+    station: str | None = None
+    verdict: Decision | None = None
+    label: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Inspections, newest first. `cursor` goes on behind them; None on the last page."""
+
+    records: tuple[Record, ...]
+    cursor: str | None
+
+
+def insert_record(connection: sa.Connection, record: Record) -> None:
+    """Write an inspection with its caption. A record of the same id that is there already stays as it is."""
+    if insert_unless_there(connection, inspections, inspection_row(record)) and record.caption is not None:
+        insert_caption(connection, record.id, record.caption, record.created_at)
+
+
+def insert_caption(connection: sa.Connection, inspection_id: str, caption: Caption, at: datetime) -> None:
+    """Write an inspection's words, in place of those it had. Labels that a person gave stay. Raises NoSuchRecord."""
+    if connection.execute(sa.select(inspections.c.id).where(inspections.c.id == inspection_id)).first() is None:
+        raise NoSuchRecord(f"there is no inspection {inspection_id}")
+    connection.execute(sa.delete(classifications).where(classifications.c.inspection_id == inspection_id))
+    connection.execute(sa.insert(classifications), caption_row(inspection_id, caption, at))
+    reviewed = sa.select(reviews.c.id).where(reviews.c.inspection_id == inspection_id).limit(1)
+    if connection.execute(reviewed).first() is None:
+        _label(connection, inspection_id, caption)
+
+
+def _label(connection: sa.Connection, inspection_id: str, caption: Caption) -> None:
+    connection.execute(sa.delete(labels).where(labels.c.inspection_id == inspection_id))
+    named = {WHOLE_PICTURE: caption.picture.label} | {n: words.label for n, words in enumerate(caption.regions)}
+    rows = [
+        {"inspection_id": inspection_id, "region": region, "label": clean(label)}
+        for region, label in named.items()
+        if label
+    ]
+    if rows:
+        connection.execute(sa.insert(labels), rows)
+
+
+class Inspections:
+    """Reads inspections. Any thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, inspection_id: str) -> Record:
+        """One inspection with descriptors, words and reviews. Raises NoSuchRecord."""
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(inspections).where(inspections.c.id == inspection_id)).mappings().first()
+            if row is None:
+                raise NoSuchRecord(f"there is no inspection {inspection_id}")
+            return _whole(connection, [row])[0]
+
+    def page(self, filters: Filters, *, cursor: str | None = None, limit: int = 50) -> Page:
+        """Inspections newest first. Going on by cursor neither repeats nor skips one while others are added in front.
+
+        Raises InvalidParameter for a limit outside 1..500 or a cursor that is not of these filters.
+        """
+        if not 1 <= limit <= MOST_PER_PAGE:
+            raise InvalidParameter(f"limit must be 1 to {MOST_PER_PAGE}, not {limit}")
+        behind = None if cursor is None else read_cursor(cursor, filters)
+        with self._database.reading() as connection:
+            rows = connection.execute(_select(filters, behind).limit(limit + 1)).mappings().all()
+            records = _whole(connection, rows[:limit])
+        more = len(rows) > limit
+        last = Place(records[-1].created_at, records[-1].id) if more else None
+        return Page(tuple(records), write_cursor(last, filters) if last else None)
+
+    def over(self, filters: Filters) -> Iterator[Record]:
+        """Every inspection of the filters, newest first, without descriptors; holds no transaction between batches."""
+        behind: Place | None = None
+        while True:
+            with self._database.reading() as connection:
+                rows = connection.execute(_select(filters, behind).limit(_AT_ONCE)).mappings().all()
+                records = _whole(connection, rows)
+            yield from records
+            if len(records) < _AT_ONCE:
+                return
+            behind = Place(records[-1].created_at, records[-1].id)
+
+
+def _select(filters: Filters, behind: Place | None) -> sa.Select[Any]:
+    c = inspections.c
+    wanted = {
+        c.product: filters.product,
+        c.lot: filters.lot,
+        c.serial: filters.serial,
+        c.station: filters.station,
+        c.verdict: None if filters.verdict is None else filters.verdict.value,
+    }
+    query = sa.select(*_LIGHT).where(*(column == value for column, value in wanted.items() if value is not None))
+    if filters.label is not None:
+        query = query.where(c.id.in_(sa.select(labels.c.inspection_id).where(labels.c.label == filters.label)))
+    if filters.since is not None:
+        query = query.where(c.created_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(c.created_at < filters.until)
+    if behind is not None:
+        older = sa.or_(c.created_at < behind.created_at, sa.and_(c.created_at == behind.created_at, c.id < behind.id))
+        query = query.where(c.created_at <= behind.created_at, older)
+    return query.order_by(c.created_at.desc(), c.id.desc())
+
+
+def _whole(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> list[Record]:
+    """The records of these rows, with their words and reviews read in one go."""
+    if not rows:
+        return []
+    ids = [row["id"] for row in rows]
+    worded = sa.select(classifications).where(classifications.c.inspection_id.in_(ids))
+    captions = {row["inspection_id"]: row for row in connection.execute(worded).mappings()}
+    said = sa.select(reviews).where(reviews.c.inspection_id.in_(ids)).order_by(reviews.c.inspection_id, reviews.c.id)
+    found = map(review_from, connection.execute(said).mappings())
+    spoken = {key: tuple(group) for key, group in groupby(found, lambda review: review.inspection_id)}
+    return [record_from(row, captions.get(row["id"]), spoken.get(row["id"], ())) for row in rows]
+
+
+def whole_records(connection: sa.Connection, query: sa.Select[Any]) -> list[Record]:
+    """The records of a query over columns of `inspections`, with their words and reviews."""
+    return _whole(connection, connection.execute(query).mappings().all())

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from service.errors import SettingsError
+from service.records.database import open_database
+from service.records.schema import audit, metadata, reviews
+from service.records.store import Records
+from tests.unit.records.making import START
+
+
+def test_migrations_lead_to_the_schema(records: Records) -> None:
+    with records.database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_sqlite_is_durable_and_keeps_its_references(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    for open_transaction in (database.reading, database.writing):
+        with open_transaction() as connection:
+            found = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
+            }
+            assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    database.close()
+
+
+def _open(folder: Path, url: str | None) -> None:
+    open_database(folder, url).close()
+
+
+def test_processes_that_open_at_once_make_one_schema(tmp_path: Path, database_url: str | None) -> None:
+    spawned = multiprocessing.get_context("spawn")
+    several = [spawned.Process(target=_open, args=(tmp_path, database_url)) for _ in range(4)]
+    for process in several:
+        process.start()
+    for process in several:
+        process.join()
+    assert [process.exitcode for process in several] == [0, 0, 0, 0]
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path, database_url: str | None) -> None:
+    database = open_database(tmp_path, database_url)
+    with database.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    with pytest.raises(SettingsError, match="newer"):
+        open_database(tmp_path, database_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("mysql://somewhere/db", "must be postgresql"),
+        ("no url", "not a URL"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/db", "127.0.0.1"),
+    ],
+)
+def test_an_unusable_url_is_refused_without_its_password(tmp_path: Path, url: str, word: str) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(SettingsError, match=word) as refusal:
+        open_database(tmp_path, url)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="records folder"):
+        open_database(tmp_path / "file" / "records")
+
+
+@pytest.mark.parametrize("table", [audit, reviews], ids=str)
+@pytest.mark.parametrize("statement", ["UPDATE {} SET who = 'x'", "DELETE FROM {}"])
+def test_history_cannot_be_changed(records: Records, table: sa.Table, statement: str) -> None:
+    row = {"inspection_id": "a", "at": START, "verdict": "right", "decided": "ok", "model_version": 1}
+    limits = {"review_threshold": 0.1, "reject_threshold": 0.2}
+    entry = row | limits if table is reviews else {"at": START, "detail": {}}
+    with records.database.writing() as connection:
+        connection.execute(sa.insert(table), entry)
+    with pytest.raises(sa.exc.DatabaseError, match="append-only"), records.database.writing() as connection:
+        connection.exec_driver_sql(statement.format(table.name))
+    with records.database.reading() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 1
