@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
-from service.errors import InvalidParameter, NoSuchRecord
+from service.errors import Conflict, InvalidParameter, NoSuchRecord
 from service.records.entities import Review
 from service.records.inspections import Filters
+from service.records.reviews import ReviewOutcome
 from service.records.store import Records
 from service.types import Decision
 from tests.unit.records.making import START, caption, record, region
@@ -134,6 +136,20 @@ def test_every_review_is_in_the_audit_and_a_refused_one_leaves_nothing(flawed: R
     assert flawed.audit(subject=ID, limit=1) == (said,)
     assert flawed.accepted("polka-dot") == ("hole",)
     assert len(flawed.inspections.get(ID).reviews) == 1
+
+
+def test_what_goes_along_with_a_review_stands_or_falls_with_it(flawed: Records) -> None:
+    def refused(outcome: ReviewOutcome) -> Callable[[sa.Connection], None]:
+        def work(connection: sa.Connection) -> None:
+            assert outcome.case is not None
+            raise Conflict(outcome.case.label)
+
+        return work
+
+    with pytest.raises(Conflict, match="hole"):
+        flawed.review(ID, Review("right", "Kim", "hole"), refused).result(20)
+    assert (list(flawed.cases()), flawed.audit(), flawed.inspections.get(ID).reviews) == ([], (), ())
+    assert flawed.accepted("polka-dot") == ()
 
 
 @pytest.mark.parametrize(
