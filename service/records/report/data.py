@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from service.records.entities import ReviewVerdict
 from service.records.report.control import Interval, Limits, Signal
 from service.types import CaptionSource, Decision, Severity
 
-ReviewWord = Literal["right", "overkill", "escape"]
+Format = Literal["html", "json", "csv", "pdf"]
 UNLABELLED = "unlabelled"
 
 
@@ -25,9 +26,12 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One flaw of an inspection: `box` is (x, y, width, height) in pixels of the picture as displayed, None when a
-    person reported a flaw that the detector did not see; `margin` is its score over the reject threshold; `similar` are
-    the ids of inspections with reviewed flaws that look alike."""
+    """One flaw of an inspection.
+
+    `box`: (x, y, width, height) in pixels of the picture as displayed; None when a person reported a flaw that the
+    detector did not see. `margin`: its score over the reject threshold. `similar`: ids of inspections with reviewed flaws
+    that look alike. `case_id`: the case that a review made of it. `overkill`: a person says that it is no flaw.
+    """
 
     box: tuple[int, int, int, int] | None
     margin: float | None
@@ -38,17 +42,21 @@ class Flaw:
     action: str = ""
     source: CaptionSource | Literal["review"] | None = None
     similar: tuple[str, ...] = ()
+    cause_confirmed: bool = False
+    action_confirmed: bool = False
+    case_id: str = ""
+    overkill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A person's word on one inspection: the verdict was right, or wrong as `overkill` or `escape`."""
+    """What people said of one inspection, the last word of each kind: the verdict was right, or wrong as `overkill` or
+    `escape`."""
 
-    verdict: ReviewWord
+    verdict: ReviewVerdict
     label: str = ""
     cause: str = ""
     action: str = ""
-    case_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

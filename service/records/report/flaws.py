@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from service.records.report.data import UNLABELLED, Action, Cause, Flaw, FlawType, InspectionRow, TopFlaw
+from service.records.report.data import Action, Cause, Flaw, FlawType, InspectionRow, TopFlaw
 from service.types import Decision, Severity
 
 _RANK = {Severity.NONE: 0, Severity.MINOR: 1, Severity.MAJOR: 2, Severity.CRITICAL: 3}
@@ -13,17 +14,27 @@ _RECURS = 2  # a cause named once does not recur
 
 
 def known_flaws(row: InspectionRow) -> tuple[Flaw, ...]:
-    """The flaws of an inspection as far as is known: none when it is ok or a person called it overkill; a flaw without
-    a place when a person reports an escape that the detector saw nothing of."""
-    if row.review is not None and row.review.verdict == "overkill":
-        return ()
+    """The flaws of an inspection as far as is known: none when it is ok, without those that a person called overkill; a
+    flaw without a place when a person reports an escape that the detector saw nothing of."""
     if row.review is not None and row.review.verdict == "escape" and not row.flaws:
         review = row.review
-        causes = (review.cause,) if review.cause else ()
-        return (
-            Flaw(None, row.margin, review.label or UNLABELLED, causes=causes, action=review.action, source="review"),
-        )
-    return row.flaws if row.decision in {Decision.NOT_OK, Decision.REVIEW} else ()
+        return (reviewed(Flaw(None, row.margin), review.label, review.cause, review.action),)
+    flawed = row.decision in {Decision.NOT_OK, Decision.REVIEW}
+    return tuple(flaw for flaw in row.flaws if not flaw.overkill) if flawed else ()
+
+
+def reviewed(flaw: Flaw, label: str, cause: str, action: str, case_id: str = "") -> Flaw:
+    """A flaw with a person's words, where they are given, in place of a caption's."""
+    return replace(
+        flaw,
+        label=label or flaw.label,
+        causes=(cause,) if cause else flaw.causes,
+        action=action or flaw.action,
+        source="review" if label or cause or action else flaw.source,
+        cause_confirmed=bool(cause) or flaw.cause_confirmed,
+        action_confirmed=bool(action) or flaw.action_confirmed,
+        case_id=case_id or flaw.case_id,
+    )
 
 
 def worst(severities: Iterable[Severity]) -> Severity:
@@ -77,10 +88,10 @@ def recurring_causes(rows: Sequence[InspectionRow]) -> tuple[Cause, ...]:
             for cause in flaw.causes:
                 key = _folded(cause)
                 spelled.setdefault(key, " ".join(cause.split()))
-                confirmed = row.review is not None and _folded(row.review.cause) == key
-                named[key][row.id] = named[key].get(row.id, False) or confirmed
+                named[key][row.id] = named[key].get(row.id, False) or flaw.cause_confirmed
                 labels[key].add(flaw.label)
-                cases[key].update(dict.fromkeys(row.review.case_ids if row.review and confirmed else ()))
+                if flaw.cause_confirmed and flaw.case_id:
+                    cases[key][flaw.case_id] = None
                 alike[key].update(dict.fromkeys(flaw.similar))
     causes = [
         Cause(
@@ -100,20 +111,20 @@ def recurring_causes(rows: Sequence[InspectionRow]) -> tuple[Cause, ...]:
 
 def actions(rows: Sequence[InspectionRow]) -> tuple[Action, ...]:
     """Recommended actions, the most severe flaws' first, then by the number of flaws that ask for them."""
-    asking: dict[str, list[tuple[Flaw, bool]]] = defaultdict(list)
+    asking: dict[str, list[Flaw]] = defaultdict(list)
     spelled: dict[str, str] = {}
     for row in rows:
         for flaw in known_flaws(row):
             if key := _folded(flaw.action):
                 spelled.setdefault(key, " ".join(flaw.action.split()))
-                asking[key].append((flaw, row.review is not None and _folded(row.review.action) == key))
+                asking[key].append(flaw)
     told = [
         Action(
             spelled[key],
             len(flaws),
-            worst(flaw.severity for flaw, _ in flaws),
-            tuple(sorted({flaw.label for flaw, _ in flaws})),
-            sum(confirmed for _, confirmed in flaws),
+            worst(flaw.severity for flaw in flaws),
+            tuple(sorted({flaw.label for flaw in flaws})),
+            sum(flaw.action_confirmed for flaw in flaws),
         )
         for key, flaws in asking.items()
     ]

@@ -12,14 +12,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from service.errors import NoSuchRecord
 from service.records.report.charts import control_chart, pareto_chart, trend_chart
 from service.records.report.data import ControlChart, Counts, ReportData, TopFlaw
 from service.records.report.pictures import flaw_jpeg
 from service.types import Severity
 
 _IDS = 2  # of a cause in its row; JSON has more
-Pictures = Callable[[str], bytes | None]
-"""The bytes received of a picture by their sha256, or None when they are not kept."""
+FetchPicture = Callable[[str], bytes]
+"""A stored picture's bytes by their sha256; raises NoSuchRecord (records/pictures.py, Pictures.get)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class _Shown:
     picture: str | None
 
 
-def report_html(data: ReportData, pictures: Pictures, llm_summary: str | None = None) -> str:
+def report_html(data: ReportData, fetch: FetchPicture, llm_summary: str | None = None) -> str:
     """The page. Every text in it is escaped; it refers to nothing outside itself. `llm_summary` is plain text, shown in a
     box that says who wrote it."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -39,10 +40,10 @@ def report_html(data: ReportData, pictures: Pictures, llm_summary: str | None = 
         "duration": _duration,
         "words": lambda name: name.replace("_", " ").replace("-", " "),
     }
-    return environment.from_string(_packaged("page.html")).render(**_context(data, pictures), llm_summary=llm_summary)
+    return environment.from_string(_packaged("page.html")).render(**_context(data, fetch), llm_summary=llm_summary)
 
 
-def _context(data: ReportData, pictures: Pictures) -> dict[str, Any]:
+def _context(data: ReportData, fetch: FetchPicture) -> dict[str, Any]:
     return {
         "data": data,
         "title": f"Inspection report, {data.scope.product or 'all products'}, {data.scope.end:%Y-%m-%d %H:%M}",
@@ -53,7 +54,7 @@ def _context(data: ReportData, pictures: Pictures) -> dict[str, Any]:
         "pareto_chart": Markup(pareto_chart(data.flaw_types)),
         "trend_chart": Markup(trend_chart(data.chart)),
         "signals": list(_signals(data.chart)),
-        "flaws": [_Shown(top, _picture(top, pictures)) for top in data.top_flaws],
+        "flaws": [_Shown(top, _picture(top, fetch)) for top in data.top_flaws],
         "chip": _chip,
         "ids": _ids,
     }
@@ -96,9 +97,13 @@ def _stretch(first: datetime, last: datetime) -> str:
     return f"{first:%Y-%m-%d %H:%M} to {end}"
 
 
-def _picture(top: TopFlaw, pictures: Pictures) -> str | None:
-    data = pictures(top.sha256) if top.picture_stored else None
-    shown = flaw_jpeg(data, top.flaw.box) if data is not None else None
+def _picture(top: TopFlaw, fetch: FetchPicture) -> str | None:
+    if not top.picture_stored:
+        return None
+    try:
+        shown = flaw_jpeg(fetch(top.sha256), top.flaw.box)
+    except NoSuchRecord:  # removed by retention since
+        return None
     return None if shown is None else f"data:image/jpeg;base64,{base64.b64encode(shown).decode()}"
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from scipy import stats
 
 from service.records.report.control import Limits, p_limits, signals
 from service.records.report.data import ControlChart, InspectionRow, Scope, Subgroup, Trend
@@ -69,6 +68,8 @@ def trend(chart: ControlChart) -> Trend:
     """Whether the margin rises or falls over the span: Kendall's tau of the subgroups' medians against time (Mann 1945),
     two-sided at 5 %."""
     medians = [subgroup.margin_median for subgroup in chart.subgroups if subgroup.margin_median is not None]
+    from scipy import stats  # noqa: PLC0415 - takes a second to load, and only reports need it
+
     if len(medians) < _FEWEST_FOR_TREND:
         return Trend("too few", None, None)
     if min(medians) == max(medians):

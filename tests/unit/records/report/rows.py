@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from service.errors import NoSuchRecord
 from service.records.report.data import Flaw, InspectionRow, Review, Scope
+from service.records.report.flaws import reviewed
 from service.types import Decision, Severity
 
 START = datetime(2026, 3, 9, 6, 0, tzinfo=UTC)
@@ -85,6 +88,14 @@ def _flaw(chance: random.Random, number: int) -> dict[str, Any]:
     review = None
     if chance.random() < 0.2:
         wrong = chance.random() < 0.15
-        review = Review("overkill" if wrong else "right", label, "" if wrong else cause, "", (f"case-{number}",))
+        review = Review("overkill" if wrong else "right", label, "" if wrong else cause)
     flaw = Flaw(box, score / 0.2, label, severity, words, (cause,), action, "memory", (f"{number % 7:032x}",))
+    if review is not None:
+        flaw = reviewed(flaw, review.label, review.cause, "", f"{chance.getrandbits(128):032x}")
+        flaw = replace(flaw, overkill=review.verdict == "overkill")
     return {"score": score, "flaws": (flaw,), "description": words, "review": review}
+
+
+def no_picture(sha256: str) -> bytes:
+    """A folder of pictures that has none."""
+    raise NoSuchRecord(sha256)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.records.report.data import UNLABELLED, Flaw, Review
-from service.records.report.flaws import actions, known_flaws, pareto, recurring_causes, top_flaws
+from service.records.report.flaws import actions, known_flaws, pareto, recurring_causes, reviewed, top_flaws
 from service.types import Decision, Severity
 from tests.unit.records.report.rows import flawed, row
 
@@ -33,7 +35,7 @@ def test_flaws_of_one_type_in_one_picture_count_it_once() -> None:
 
 
 def test_overkill_is_no_flaw_and_an_escape_is_one() -> None:
-    assert known_flaws(flawed(0, HOLE, review=Review("overkill"))) == ()
+    assert known_flaws(flawed(0, replace(HOLE, overkill=True), STAIN)) == (STAIN,)
     (missed,) = known_flaws(row(1, review=Review("escape", "scratch", "Dropped", "Pad the chute")))
     assert (missed.box, missed.label, missed.causes, missed.source) == (None, "scratch", ("Dropped",), "review")
     (unnamed,) = known_flaws(row(1, review=Review("escape")))
@@ -50,8 +52,8 @@ def test_the_worst_flaws_come_first_one_a_picture() -> None:
 def test_a_cause_recurs_from_the_second_picture_on() -> None:
     assert recurring_causes([flawed(0, HOLE, HOLE)]) == ()
     again = Flaw(BOX, 2.0, "tear", causes=("  needle BROKE.",))
-    said = Review("right", "hole", "Needle broke", case_ids=("c9",))
-    (cause,) = recurring_causes([flawed(0, HOLE), flawed(1, again), flawed(2, HOLE, review=said), flawed(3, STAIN)])
+    said = reviewed(HOLE, "hole", "Needle broke", "", "c9")
+    (cause,) = recurring_causes([flawed(0, HOLE), flawed(1, again), flawed(2, said), flawed(3, STAIN)])
     assert (cause.text, cause.count, cause.confirmed) == ("Needle broke", 3, 1)
     assert cause.labels == ("hole", "tear")
     assert (cause.case_ids, cause.similar_ids) == (("c9",), ("old",))
@@ -59,8 +61,8 @@ def test_a_cause_recurs_from_the_second_picture_on() -> None:
 
 
 def test_confirmed_causes_go_before_frequent_ones() -> None:
-    said = Review("right", "hole", "Needle broke")
-    rows = [*(flawed(at, STAIN) for at in range(5)), flawed(5, HOLE), flawed(6, HOLE, review=said)]
+    said = reviewed(HOLE, "", "Needle broke", "")
+    rows = [*(flawed(at, STAIN) for at in range(5)), flawed(5, HOLE), flawed(6, said)]
     assert [cause.text for cause in recurring_causes(rows)] == ["Needle broke", "Oil"]
 
 
@@ -70,3 +72,10 @@ def test_actions_of_severe_flaws_come_first() -> None:
         ("Change the needle", 1, Severity.CRITICAL),
         ("Wipe the rail", 5, Severity.MINOR),
     ]
+
+
+def test_a_persons_words_go_before_a_captions() -> None:
+    flaw = reviewed(HOLE, "tear", "Sharp edge", "", "c1")
+    assert (flaw.label, flaw.causes, flaw.action, flaw.source) == ("tear", ("Sharp edge",), HOLE.action, "review")
+    assert (flaw.cause_confirmed, flaw.action_confirmed, flaw.case_id) == (True, False, "c1")
+    assert reviewed(HOLE, "", "", "") == HOLE

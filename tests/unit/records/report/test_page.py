@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from service.records.report.charts import control_chart, pareto_chart, trend_chart
 from service.records.report.data import Flaw, InspectionRow, Review
+from service.records.report.flaws import reviewed
 from service.records.report.html import apportion, report_html
 from service.records.report.summary import summarise
 from service.types import Decision, Severity
-from tests.unit.records.report.rows import DAY, a_day, flawed, row
+from tests.unit.records.report.rows import DAY, a_day, flawed, no_picture, row
 
 VOID = {"meta", "img", "br"}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -53,7 +54,8 @@ class Page(HTMLParser):
 
 
 def page_of(rows: list[InspectionRow], picture: bytes | None = None, summary: str | None = None) -> str:
-    return report_html(summarise(rows, DAY), lambda sha256: picture, summary)
+    fetch = no_picture if picture is None else lambda sha256: picture
+    return report_html(summarise(rows, DAY), fetch, summary)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +72,13 @@ def test_the_page_is_well_formed_and_stands_alone(rows: list[InspectionRow], roo
 
 
 def test_every_text_is_escaped() -> None:
-    review = Review("right", HOSTILE, HOSTILE, HOSTILE, (HOSTILE,))
+    review = Review("right", HOSTILE, HOSTILE, HOSTILE)
     flaw = Flaw((1, 1, 9, 9), 2.0, HOSTILE, Severity.MAJOR, HOSTILE, (HOSTILE,), HOSTILE, "llm", (HOSTILE,))
+    flaw = reviewed(flaw, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
     words = dict.fromkeys(("product", "lot", "serial", "station", "model", "sha256", "description"), HOSTILE)
     rows = [flawed(at, flaw, review=review, **words) for at in range(3)]
     data = summarise(rows, replace(DAY, product=HOSTILE, lot=HOSTILE))
-    text = report_html(data, lambda sha256: None, HOSTILE)
+    text = report_html(data, no_picture, HOSTILE)
     assert "<script" not in text
     assert "49" not in re.findall(r"alert\(1\)[^{]*(?:\{\{7\*7\}\}|49)", text)
     assert not Page(text).named("script")
@@ -94,11 +97,18 @@ def test_pictures_are_shown_where_they_are_kept(root: Path) -> None:
     rows = [flawed(0, flaw, sha256="a", picture_stored=True), flawed(1, flaw, sha256="b")]
     data = (root / "models/polka-dot/1/golden/1.png").read_bytes()
     asked: list[str] = []
-    text = report_html(summarise(rows, DAY), lambda sha256: asked.append(sha256) or data)  # type: ignore[func-returns-value]
+
+    def fetch(sha256: str) -> bytes:
+        asked.append(sha256)
+        return data
+
+    text = report_html(summarise(rows, DAY), fetch)
     assert asked == ["a"]
     assert len(Page(text).named("img")) == 1
     assert "picture not kept" in text
-    assert "picture not kept" in page_of([flawed(0, flaw, sha256="a", picture_stored=True)], b"not a picture")
+    kept = [flawed(0, flaw, sha256="a", picture_stored=True)]
+    assert "picture not kept" in page_of(kept, b"not a picture")
+    assert "picture not kept" in page_of(kept)
 
 
 def test_the_page_follows_from_the_rows_alone() -> None:

@@ -8,7 +8,7 @@ from service.errors import NotAcceptable
 from service.records.report.html import report_html
 from service.records.report.pdf import report_pdf
 from service.records.report.summary import summarise
-from tests.unit.records.report.rows import DAY, a_day
+from tests.unit.records.report.rows import DAY, a_day, no_picture
 
 
 def test_without_weasyprint_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,5 +21,5 @@ def test_without_weasyprint_the_error_says_what_to_do(monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_the_page_becomes_a_pdf() -> None:
     pytest.importorskip("weasyprint", reason="needs WeasyPrint", exc_type=(ImportError, OSError))
-    page = report_html(summarise(a_day(), DAY), lambda sha256: None)
+    page = report_html(summarise(a_day(), DAY), no_picture)
     assert report_pdf(page).startswith(b"%PDF-")

@@ -1,0 +1,64 @@
+"""flawscribe report"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.errors import BadRequest
+from service.records.report.data import Format
+from service.records.report.scope import read_scope
+from service.settings import Settings, load_settings
+
+
+def report(
+    since: Annotated[
+        str | None, typer.Option("--from", help="ISO 8601, UTC by default; unset: 24 hours before TO.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="ISO 8601, not part of the span; unset: now.")] = None,
+    product: Annotated[str | None, typer.Option(help="One product; unset: all.")] = None,
+    lot: Annotated[str | None, typer.Option(help="One lot; unset: all.")] = None,
+    format: Annotated[Format, typer.Option(help="html, json, csv or pdf.")] = "html",
+    out: Annotated[Path | None, typer.Option(help="File to write; unset: standard output.")] = None,
+) -> None:
+    """Report on recorded inspections: yield, flaws by type, control chart, score trend, causes and actions.
+
+    Example: flawscribe report --from 2026-03-09 --product polka-dot --out report.html
+    """
+    from service.records.database import open_database  # noqa: PLC0415 - the database is loaded only here
+    from service.records.pictures import Pictures  # noqa: PLC0415
+    from service.records.report.gather import gather  # noqa: PLC0415
+    from service.records.report.render import render  # noqa: PLC0415
+
+    scope = read_scope(since, until, now=datetime.now(UTC), product=product, lot=lot)
+    settings = load_settings()
+    database = open_database(_records(settings), settings.database_url)
+    try:
+        data = gather(database, scope)
+    finally:
+        database.close()
+    document = render(data, format, Pictures(settings.records_dir / "pictures").get)
+    if out is None:
+        sys.stdout.buffer.write(document.content)
+        return
+    try:
+        out.write_bytes(document.content)
+    except OSError as error:
+        raise BadRequest(f"{out}: {error.strerror}") from error
+
+
+def _records(settings: Settings) -> Path:
+    """The records' folder. Raises BadRequest when it should hold the database and is not there: a report must not make
+    an empty one of a mistyped name."""
+    if settings.database_url is None and not settings.records_dir.is_dir():
+        raise BadRequest(f"no records in {settings.records_dir}: set FLAWSCRIBE_RECORDS_DIR or FLAWSCRIBE_DATABASE_URL")
+    return settings.records_dir
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(report)

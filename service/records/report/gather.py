@@ -1,0 +1,168 @@
+"""Database rows -> ReportData."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.errors import InvalidParameter
+from service.records.database import Database
+from service.records.report.data import UNLABELLED, Flaw, InspectionRow, ReportData, Review, Scope
+from service.records.report.flaws import reviewed
+from service.records.report.summary import summarise
+from service.records.schema import classifications, inspections, reviews
+from service.types import Decision, Severity
+
+MOST_INSPECTIONS = 200_000  # about 1 GB while the report is made
+_FETCHED = 2000
+_COLUMNS = (
+    inspections.c.id,
+    inspections.c.created_at,
+    inspections.c.model_name,
+    inspections.c.model_version,
+    inspections.c.product,
+    inspections.c.lot,
+    inspections.c.serial,
+    inspections.c.station,
+    inspections.c.image_sha256,
+    inspections.c.picture_stored,
+    inspections.c.verdict,
+    inspections.c.score,
+    inspections.c.review_threshold,
+    inspections.c.reject_threshold,
+    inspections.c.p_value,
+    inspections.c.reasons,
+    inspections.c.regions,
+    classifications.c.picture.label("picture_words"),
+    classifications.c.regions.label("region_words"),
+)
+_Said = Sequence[Any]  # rows of reviews, in order
+
+
+def gather(database: Database, scope: Scope, *, most: int = MOST_INSPECTIONS) -> ReportData:
+    """The report over the records in `scope`, all read in one transaction. Raises InvalidParameter when there are more
+    than `most` inspections."""
+    with database.reading() as connection:
+        said = _reviews(connection, scope)
+        rows = [_row(row, said.get(row.id, ())) for row in _inspections(connection, scope, most + 1)]
+    if len(rows) > most:
+        raise InvalidParameter(
+            f"the span holds more than {most:,} inspections: choose a shorter one, a product or a lot"
+        )
+    return summarise(rows, scope)
+
+
+def _inspections(connection: sa.Connection, scope: Scope, limit: int) -> sa.CursorResult[Any]:
+    query = (
+        sa.select(*_COLUMNS)
+        .select_from(inspections.outerjoin(classifications, classifications.c.inspection_id == inspections.c.id))
+        .where(*_within(scope))
+        .order_by(inspections.c.created_at, inspections.c.id)
+        .limit(limit)
+        .execution_options(yield_per=_FETCHED)
+    )
+    return connection.execute(query)
+
+
+def _reviews(connection: sa.Connection, scope: Scope) -> dict[str, list[Any]]:
+    """What people said, in order, by inspection."""
+    query = (
+        sa.select(
+            reviews.c.inspection_id,
+            reviews.c.verdict,
+            reviews.c.region,
+            reviews.c.label,
+            reviews.c.cause,
+            reviews.c.action,
+            reviews.c.case_id,
+        )
+        .select_from(reviews.join(inspections, inspections.c.id == reviews.c.inspection_id))
+        .where(*_within(scope))
+        .order_by(reviews.c.id)
+    )
+    said: dict[str, list[Any]] = defaultdict(list)
+    for row in connection.execute(query):
+        said[row.inspection_id].append(row)
+    return said
+
+
+def _within(scope: Scope) -> list[sa.ColumnElement[bool]]:
+    limits = [inspections.c.created_at >= scope.start, inspections.c.created_at < scope.end]
+    if scope.product is not None:
+        limits.append(inspections.c.product == scope.product)
+    if scope.lot is not None:
+        limits.append(inspections.c.lot == scope.lot)
+    return limits
+
+
+def _row(row: Any, said: _Said) -> InspectionRow:
+    words = row.region_words or []
+    flaws = [
+        _flaw(region, words[place] if place < len(words) else {}, row.reject_threshold)
+        for place, region in enumerate(row.regions)
+    ]
+    peaks = [region["peak_score"] for region in row.regions]
+    for review in said:
+        _hear(flaws, review, peaks.index(max(peaks)) if peaks else None)
+    return InspectionRow(
+        id=row.id,
+        created_at=row.created_at,
+        decision=Decision(row.verdict),
+        score=row.score,
+        review_threshold=row.review_threshold,
+        reject_threshold=row.reject_threshold,
+        p_value=row.p_value,
+        product=row.product,
+        lot=row.lot,
+        serial=row.serial,
+        station=row.station,
+        model=row.model_name,
+        model_version=row.model_version,
+        sha256=row.image_sha256,
+        picture_stored=row.picture_stored,
+        description=(row.picture_words or {}).get("description", ""),
+        reasons=tuple(row.reasons),
+        flaws=tuple(flaws),
+        review=_review(said),
+    )
+
+
+def _flaw(region: dict[str, Any], words: dict[str, Any], reject: float) -> Flaw:
+    x, y, width, height = region["box"]
+    return Flaw(
+        box=(x, y, width, height),
+        margin=region["peak_score"] / reject if reject > 0 else None,
+        label=words.get("label") or UNLABELLED,
+        severity=Severity(words.get("severity", Severity.NONE)),
+        description=words.get("description", ""),
+        causes=tuple(words.get("probable_causes", ())),
+        action=words.get("recommended_action", ""),
+        source=words.get("source"),
+        similar=tuple(case["inspection_id"] for case in words.get("similar", ())),
+    )
+
+
+def _hear(flaws: list[Flaw], review: Any, strongest: int | None) -> None:
+    """Take a review into the flaws, as records/reviews.py means it: without a region named it is of the verdict, and its
+    words are of the strongest region."""
+    named = range(len(flaws)) if review.region is None else [review.region]
+    for place in named:
+        flaws[place] = replace(flaws[place], overkill=review.verdict == "overkill")
+    place = strongest if review.region is None else review.region
+    if place is not None and review.verdict != "overkill":
+        spoken = reviewed(flaws[place], review.label, review.cause, review.action)
+        flaws[place] = replace(spoken, case_id=review.case_id or "") if review.label else spoken
+
+
+def _review(said: _Said) -> Review | None:
+    if not said:
+        return None
+
+    def last(name: str) -> str:
+        return next((value for review in reversed(said) if (value := getattr(review, name))), "")
+
+    return Review(said[-1].verdict, last("label"), last("cause"), last("action"))
