@@ -17,7 +17,7 @@ from service.records.report.summary import summarise
 from service.records.schema import classifications, inspections, reviews
 from service.types import Decision, Severity
 
-MOST_INSPECTIONS = 200_000  # about 1 GB while the report is made
+MOST_INSPECTIONS = 200_000  # about half a GB as rows, twice that while they become JSON
 _FETCHED = 2000
 _COLUMNS = (
     inspections.c.id,

@@ -18,6 +18,7 @@ from service.records.report.data import ControlChart, Counts, ReportData, TopFla
 from service.records.report.pictures import flaw_jpeg
 from service.types import Severity
 
+_MOST_LINES = 15  # of a table
 _IDS = 2  # of a cause in its row; JSON has more
 FetchPicture = Callable[[str], bytes]
 """A stored picture's bytes by their sha256; raises NoSuchRecord (records/pictures.py, Pictures.get)."""
@@ -57,6 +58,10 @@ def _context(data: ReportData, fetch: FetchPicture) -> dict[str, Any]:
         "flaws": [_Shown(top, _picture(top, fetch)) for top in data.top_flaws],
         "chip": _chip,
         "ids": _ids,
+        "most": _MOST_LINES,
+        "further": lambda lines: (
+            f" {len(lines) - _MOST_LINES:,} more are in the JSON." if len(lines) > _MOST_LINES else ""
+        ),
     }
 
 

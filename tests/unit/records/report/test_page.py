@@ -167,3 +167,11 @@ def test_all_ok_and_all_not_ok_can_be_drawn(share: int) -> None:
     data = summarise([row(at, Decision.NOT_OK if share else Decision.OK) for at in range(300)], DAY)
     assert data.chart.signals == ()
     assert ET.fromstring(control_chart(data.chart)).findall(f"{SVG}circle")
+
+
+def test_long_tables_are_cut_and_say_so() -> None:
+    rows = [flawed(at, Flaw(None, None, f"type {at:02}", action=f"do {at:02}")) for at in range(20)]
+    text = page_of(rows)
+    assert "<td>do 14</td>" in text
+    assert "<td>do 15</td>" not in text
+    assert text.count("5 more are in the JSON.") == 2
