@@ -59,8 +59,6 @@ def train(
         flawscribe train --data photos --name tile --group-by 'tile_(\\d+)' --working-size 640
     """
     require_torch()
-    from torch import cuda  # noqa: PLC0415
-
     from service.training.build import BuildSettings, build  # noqa: PLC0415 - torch is loaded only here
 
     if not 0 < false_reject_rate < 0.5:
@@ -85,7 +83,7 @@ def train(
         min_flaw_px=min_flaw_px,
         mm_per_pixel=mm_per_pixel,
         false_reject_rate=false_reject_rate,
-        half=cuda.is_available() if fp16 is None else fp16,
+        half=fp16,
         seed=seed,
     )
     started = time.monotonic()

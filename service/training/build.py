@@ -88,7 +88,7 @@ class BuildSettings:
     min_flaw_px: float | None = None
     mm_per_pixel: float | None = None
     false_reject_rate: float = 0.01
-    half: bool = False  # whether the fp16 form, which a GPU serves, is made too
+    half: bool | None = None  # whether the fp16 form, which GPUs serve, is made too; None: where there is a GPU
     seed: int = 0
 
 
@@ -146,7 +146,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         window_limit=_JUDGE_WINDOWS,
     )
     judge.border = chooser.border
-    networks = export_forms(detector, bank, judge, say, half=settings.half)
+    networks = export_forms(detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half)
     sessions = {name: open_session(data, form=name, provider="cpu") for name, data in networks.items()}
     forms = {
         name: calibrate_form(
