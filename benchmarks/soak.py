@@ -63,22 +63,24 @@ def requests(rng: random.Random) -> tuple[bytes, dict[str, str], str]:
     return b'{"images": [' + b"[" * rng.randrange(3000), {"content-type": "application/json"}, ""
 
 
-def client(port: int, seed: int, until: float, counts: Any) -> None:
-    """Send requests one after the other, a few cut off in the middle; count the answers by status."""
+def client(port: int, seed: int, until: float, pause: float, counts: Any) -> None:
+    """Send requests one after the other with a mean `pause` in seconds, a few cut off in the middle; count the answers by
+    status. Every fourth asks for words."""
     rng = random.Random(seed)
     found: Counter[str] = Counter()
     while time.monotonic() < until:
         body, headers, query = requests(rng)
+        path = ("/classify" if rng.random() < 0.25 else "/detect") + query
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         try:
             if rng.random() < 0.05:
-                connection.putrequest("POST", "/detect" + query)
+                connection.putrequest("POST", path)
                 for name, value in {**headers, "content-length": str(len(body) + 1)}.items():
                     connection.putheader(name, value)
                 connection.endheaders(body[: len(body) // 2])
                 found["left"] += 1
             else:
-                connection.request("POST", "/detect" + query, body, headers)
+                connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 answer.read()
                 found[str(answer.status)] += 1
@@ -86,6 +88,7 @@ def client(port: int, seed: int, until: float, counts: Any) -> None:
             found[type(error).__name__] += 1
         finally:
             connection.close()
+        time.sleep(rng.expovariate(1 / pause) if pause else 0)
     counts.put(dict(found))
 
 
@@ -94,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--pause", type=float, default=0.0, help="mean seconds between a client's requests")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
@@ -105,7 +109,8 @@ def main() -> None:
         counts: Any = multiprocessing.Queue()
         until = time.monotonic() + 60 * options.minutes
         clients = [
-            multiprocessing.Process(target=client, args=(port, seed, until, counts)) for seed in range(options.clients)
+            multiprocessing.Process(target=client, args=(port, seed, until, options.pause, counts))
+            for seed in range(options.clients)
         ]
         for process in clients:
             process.start()
@@ -126,6 +131,7 @@ def main() -> None:
         "machine": describe(),
         "minutes": options.minutes,
         "clients": options.clients,
+        "pause_s": options.pause,
         "answers": dict(sorted(total.items())),
         "unexpected_5xx": bad,
         "resident_mb": {
