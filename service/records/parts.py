@@ -12,10 +12,10 @@ from service.records.database import Database
 from service.records.entities import Record
 from service.records.inspections import whole_records
 from service.records.schema import inspections
+from service.records.truth import is_flawed
 from service.types import Decision
 
 _WORST_FIRST = (Decision.NOT_OK, Decision.REVIEW, Decision.UNDECIDABLE, Decision.OK)
-_BY_REVIEW = {"overkill": Decision.OK, "escape": Decision.NOT_OK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,9 @@ def part_verdict(database: Database, serial: str, product: str | None = None) ->
 
     The rule: of every view at every station the latest shot counts, since a part is shown again after a doubtful one; the
     worst of these is the part's: not_ok before review before undecidable before ok. So a part is ok only when each of its
-    views was last seen ok. After review: a person's last word on a shot goes before the detector's, overkill making it ok and
-    escape not_ok. Raises NoSuchRecord, and InvalidParameter when several products have this serial and none is named.
+    views was last seen ok. After review: what people said of a shot goes before the detector's verdict, overkill of all
+    its flaws making it ok and an escape not_ok.
+    Raises NoSuchRecord, and InvalidParameter when several products have this serial and none is named.
     """
     c = inspections.c
     mine = [c.serial == serial] + ([] if product is None else [c.product == product])
@@ -76,7 +77,11 @@ def worst(decisions: Iterable[Decision]) -> Decision:
 
 
 def reviewed_decision(record: Record) -> Decision:
-    """What holds of an inspection after its last review: overkill makes it ok, escape not_ok."""
-    if not record.reviews:
-        return record.decision
-    return _BY_REVIEW.get(record.reviews[-1].review.verdict, record.decision)
+    """What holds of an inspection after its reviews: all flaws overkill makes it ok, an escape not_ok."""
+    said = [(stored.review.verdict, stored.review.region) for stored in record.reviews]
+    flawed = is_flawed(record.decision, len(record.regions), said)
+    if flawed is False:
+        return Decision.OK
+    if flawed and record.decision in (Decision.OK, Decision.UNDECIDABLE):
+        return Decision.NOT_OK
+    return record.decision

@@ -125,6 +125,7 @@ class ReviewWork:
             "at": self._at,
             "case_id": case_id,
             "decided": row["verdict"],
+            "region_count": len(row["regions"]),
         }
         key = connection.execute(sa.insert(reviews).values(**values)).inserted_primary_key
         assert key is not None

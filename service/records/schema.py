@@ -84,6 +84,7 @@ reviews = sa.Table(  # append-only; holds what threshold advice needs, so that i
     _text("who"),
     sa.Column("verdict", sa.String(16), nullable=False),
     sa.Column("region", sa.Integer),
+    sa.Column("region_count", sa.Integer, nullable=False),
     _text("label"),
     _text("cause"),
     _text("action"),

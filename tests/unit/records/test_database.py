@@ -38,12 +38,12 @@ def _open(folder: Path, url: str | None) -> None:
 
 def test_processes_that_open_at_once_make_one_schema(tmp_path: Path, database_url: str | None) -> None:
     spawned = multiprocessing.get_context("spawn")
-    several = [spawned.Process(target=_open, args=(tmp_path, database_url)) for _ in range(4)]
+    several = [spawned.Process(target=_open, args=(tmp_path, database_url)) for _ in range(3)]
     for process in several:
         process.start()
     for process in several:
         process.join()
-    assert [process.exitcode for process in several] == [0, 0, 0, 0]
+    assert [process.exitcode for process in several] == [0, 0, 0]
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path, database_url: str | None) -> None:
@@ -79,7 +79,14 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", [audit, reviews], ids=str)
 @pytest.mark.parametrize("statement", ["UPDATE {} SET who = 'x'", "DELETE FROM {}"])
 def test_history_cannot_be_changed(records: Records, table: sa.Table, statement: str) -> None:
-    row = {"inspection_id": "a", "at": START, "verdict": "right", "decided": "ok", "model_version": 1}
+    row: dict[str, object] = {
+        "inspection_id": "a",
+        "at": START,
+        "verdict": "right",
+        "decided": "ok",
+        "model_version": 1,
+        "region_count": 0,
+    }
     limits = {"review_threshold": 0.1, "reject_threshold": 0.2}
     entry = row | limits if table is reviews else {"at": START, "detail": {}}
     with records.database.writing() as connection:

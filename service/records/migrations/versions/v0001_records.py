@@ -112,6 +112,7 @@ def upgrade() -> None:
         sa.Column("who", sa.Text(), server_default="", nullable=False),
         sa.Column("verdict", sa.String(length=16), nullable=False),
         sa.Column("region", sa.Integer(), nullable=True),
+        sa.Column("region_count", sa.Integer(), nullable=False),
         sa.Column("label", sa.Text(), server_default="", nullable=False),
         sa.Column("cause", sa.Text(), server_default="", nullable=False),
         sa.Column("action", sa.Text(), server_default="", nullable=False),
