@@ -97,8 +97,9 @@ def rate(count: int, total: int) -> Rate:
     """The rate with its 95 % interval (Clopper and Pearson 1934: it covers at least 95 %, also at 0 of n)."""
     if total == 0:
         return Rate(0, 0, None, 0.0, 1.0)
-    interval = stats.binomtest(count, total).proportion_ci(0.95, method="exact")
-    return Rate(count, total, count / total, float(interval.low), float(interval.high))
+    low = float(stats.beta.ppf(0.025, count, total - count + 1)) if count else 0.0
+    high = float(stats.beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
+    return Rate(count, total, count / total, low, high)
 
 
 def suggest(advice: Advice, most_escapes: float) -> Candidate | None:

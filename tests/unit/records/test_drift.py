@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.decision.verdict import conformal_p_value
@@ -74,6 +74,7 @@ def test_few_parts_say_nothing() -> None:
     assert against_calibration(np.array([]), 0, 1.0).word == "too few"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(any))
 def test_the_index_is_zero_for_the_same_and_never_negative(counts: list[int]) -> None:
     one, other = np.array(counts), np.array(counts[::-1])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidParameter, NoSuchRecord
@@ -185,12 +185,14 @@ def test_a_cursor_belongs_to_its_listing(records: Records) -> None:
             records.inspections.page(Filters(), limit=limit)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_cursor_or_refused(text: str) -> None:
     with pytest.raises(InvalidParameter):
         read_cursor(text, "filters")
 
 
+@settings(deadline=None)
 @given(st.datetimes(timezones=st.just(UTC)), st.text(alphabet="0123456789abcdef", max_size=32))
 def test_a_cursor_is_read_as_it_was_written(moment: datetime, last: str) -> None:
     assert read_cursor(write_cursor(Place(moment, last), "f"), "f") == Place(moment, last)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.records.entities import Review
@@ -46,6 +46,7 @@ def test_intervals_are_clopper_and_pearson_s(count: int, total: int, low: float,
     assert rate(0, 0).value is None
 
 
+@settings(deadline=None)
 @given(REVIEWED)
 def test_advice_is_orderly(pictures: list[Reviewed]) -> None:
     advice = advise(pictures)
