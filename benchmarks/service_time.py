@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,10 @@ def resident_mb(pid: int) -> float:
 def measure(bundle_dir: Path, picture: bytes, precision: str, seconds: float) -> dict[str, Any]:
     """All figures for one form."""
     before = network_seconds(bundle_dir, picture, precision, 7)
+    records = tempfile.TemporaryDirectory()  # every picture is recorded, as by default
     environment = {
         **os.environ,
+        "FLAWSCRIBE_RECORDS_DIR": records.name,
         "FLAWSCRIBE_MODELS_DIR": str(bundle_dir.parents[1]),
         "FLAWSCRIBE_MODEL": bundle_dir.parent.name,
         "FLAWSCRIBE_PRECISION": precision,
@@ -112,6 +115,7 @@ def measure(bundle_dir: Path, picture: bytes, precision: str, seconds: float) ->
         loaded_mb = resident_mb(server.pid)
         server.terminate()
         server.wait(60)
+    records.cleanup()
     after = network_seconds(bundle_dir, picture, precision, 7)
     network = (before + after) / 2
     for run in runs:

@@ -11,9 +11,11 @@ import http.client
 import io
 import json
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -101,7 +103,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    records = tempfile.TemporaryDirectory()
+    environment = {**os.environ, "FLAWSCRIBE_RECORDS_DIR": records.name}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
         assert "ready on" in line, line
@@ -125,6 +131,8 @@ def main() -> None:
             process.join()
         server.terminate()
         code = server.wait(60)
+    stored_mb = sum(path.stat().st_size for path in Path(records.name).rglob("*") if path.is_file()) / 2**20
+    records.cleanup()
     bad = {status: count for status, count in total.items() if status.startswith("5") and status not in ("503", "504")}
     third = max(1, len(memory) // 3)
     result = {
@@ -139,6 +147,7 @@ def main() -> None:
             "first_third_max": max(memory[:third]),
             "last_third_max": max(memory[-third:]),
         },
+        "records_mb": round(stored_mb, 1),
         "exit_code": code,
     }
     text = json.dumps(result, indent=1) + "\n"

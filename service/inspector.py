@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.load import Bundle, anomaly_map_of
-from service.decision.regions import region_descriptors
+from service.captions.figures import FIGURES, measure, region_vector
+from service.decision.regions import region_descriptors, region_pixels
 from service.decision.scale import picture_map, stitch_features
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Answer, Batcher, Runner
@@ -32,6 +33,7 @@ from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict
 
 __all__ = ["Inspector", "Picture", "anomaly_map_of", "decide"]
 T = TypeVar("T")
+_MOST_MEASURED = 32  # regions whose shape and colour are measured; a picture with more is noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Inspector:
         )
         described = None
         if descriptors:
-            described = await self._run(self._deciders, lambda: describe(answer, anomaly_map, verdict))
+            described = await self._run(self._deciders, lambda: describe(answer, prepared.rgb, anomaly_map, verdict))
         ended = time.perf_counter()
         seconds = {
             "decode": prepared.decode_s,
@@ -178,11 +180,19 @@ def decide(
     return anomaly_map, judge(anomaly_map, thresholds, form.calibration_scores, reasons)
 
 
-def describe(answer: Answer, anomaly_map: AnomalyMap, verdict: Verdict) -> NDArray[np.float32] | None:
-    """float32 [regions, C]: what memory compares flaws by. None when the network's answer has no features."""
+def describe(
+    answer: Answer, rgb: NDArray[np.uint8], anomaly_map: AnomalyMap, verdict: Verdict
+) -> NDArray[np.float32] | None:
+    """float32 [regions, C + FIGURES]: what memory compares flaws by, features and then figures of shape and colour. None
+    when the network's answer has no features."""
     if answer.maps.features is None:
         return None
     if not verdict.regions:  # an undecidable picture has none, whatever its map says
-        return np.zeros((0, answer.maps.features.shape[1]), np.float32)
+        return np.zeros((0, answer.maps.features.shape[1] + FIGURES), np.float32)
     features = stitch_features(answer.maps.features, anomaly_map.plan)
-    return region_descriptors(features, anomaly_map, verdict.thresholds.review)
+    review = verdict.thresholds.review
+    figures = np.zeros((len(verdict.regions), FIGURES), np.float32)
+    measured = zip(verdict.regions[:_MOST_MEASURED], region_pixels(anomaly_map, review), strict=False)
+    for index, (region, pixels) in enumerate(measured):
+        figures[index] = region_vector(measure(rgb, region.box, pixels))
+    return np.concatenate([region_descriptors(features, anomaly_map, review), figures], axis=1)

@@ -54,6 +54,9 @@ class Metrics:
         self.llm_requests = Counter("flawscribe_llm_requests", "Tasks of the LLM", ["outcome"], registry=registry)
         self.llm_tokens = Counter("flawscribe_llm_tokens", "Tokens of the LLM", ["direction"], registry=registry)
         self.llm_cost = Counter("flawscribe_llm_cost", "Cost of the LLM in the prices' currency", registry=registry)
+        self.records_failed = Counter(
+            "flawscribe_records_failed", "Inspections that could not be recorded", registry=registry
+        )
         self.captions = Counter("flawscribe_captions", "Flaws put into words", ["source"], registry=registry)
         self.model_info = Info("flawscribe_model", "Model in service", ["model"], registry=registry)
 

@@ -65,16 +65,19 @@ class KeyRing:
             return None
         return found and (found.st_mtime_ns, found.st_size, found.st_ino)
 
-    def check(self, headers: Mapping[str, str], scope: Scope) -> ApiKey | None:
-        """The caller's key; None where none is needed. Raises Unauthorized without a valid key, Forbidden when the key lacks
-        `scope`; `admin` covers all."""
+    def check(self, headers: Mapping[str, str], *scopes: Scope) -> None:
+        """Raises Unauthorized without a valid key, Forbidden when the key has none of `scopes`; `admin` covers all."""
+        key = self.find(headers)
+        if key is not None and not {*scopes, "admin"} & {*key.scopes}:
+            raise Forbidden(f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {' or '.join(scopes)}")
+
+    def find(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """The caller's key; None where none is needed. Raises Unauthorized without a valid one."""
         if not self.required:
             return None
         key = self._find(_given(headers))
         if key is None:
             raise Unauthorized("a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
-        if scope not in key.scopes and "admin" not in key.scopes:
-            raise Forbidden(f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {scope}")
         return key
 
     def _find(self, given: str) -> ApiKey | None:

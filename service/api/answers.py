@@ -6,19 +6,31 @@ import asyncio
 import base64
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from fastapi import Response
 
 from service.api import schemas
 from service.api.problems import problem_of
+from service.captions.captioner import Captions
 from service.decision.heatmap import draw_mask, draw_overlay, map_png
 from service.errors import FlawscribeError
 from service.types import Inspection, ModelIdentity, Timings
 
 Include = Literal["regions", "map", "mask", "overlay"]
-Outcome = Inspection | FlawscribeError
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An inspection on its way out: whether its record is on disk, and its words when they were asked for."""
+
+    inspection: Inspection
+    stored: bool = False
+    captions: Captions | None = None
+
+
+Outcome = Judged | FlawscribeError
 
 
 async def picture_answer(inspection: Inspection) -> Response:
@@ -34,33 +46,42 @@ async def json_answer(
     identity: ModelIdentity,
     included: frozenset[str],
     method: schemas.ThresholdMethod,
+    form: type[schemas.DetectAnswer] | type[schemas.ClassifyAnswer] = schemas.DetectAnswer,
 ) -> Response:
     """One result per picture, in order; a picture that could not be judged has its problem in its place."""
 
     def render() -> str:
         results = [
             result_of(outcome, included, method)
-            if isinstance(outcome, Inspection)
+            if isinstance(outcome, Judged)
             else schemas.FailedResult(error=problem_of(outcome, request_id))
             for outcome in outcomes
         ]
         model = schemas.Model(**asdict(identity))
-        return schemas.DetectAnswer(request_id=request_id, model=model, results=results).model_dump_json()
+        return form.model_validate({"request_id": request_id, "model": model, "results": results}).model_dump_json()
 
     drawing = bool(included - {"regions"})
     text = await asyncio.to_thread(render) if drawing else render()
-    inspections = [outcome for outcome in outcomes if isinstance(outcome, Inspection)]
+    inspections = [outcome.inspection for outcome in outcomes if isinstance(outcome, Judged)]
     return Response(text, media_type="application/json", headers={"server-timing": _server_timing(inspections)})
 
 
-def result_of(inspection: Inspection, included: frozenset[str], method: schemas.ThresholdMethod) -> schemas.Result:
-    """An inspection as answered, with the pictures that were asked for."""
+def result_of(judged: Judged, included: frozenset[str], method: schemas.ThresholdMethod) -> schemas.Result:
+    """An inspection as answered, with the pictures that were asked for, and in words where it has them."""
+    inspection, captions = judged.inspection, judged.captions
     verdict, plan = inspection.verdict, inspection.anomaly_map.plan
+    regions: list[Any] = [asdict(region) for region in verdict.regions]
+    words: dict[str, Any] = {}
+    if captions is not None:
+        for region, told in zip(regions, captions.regions, strict=True):
+            region["classification"] = asdict(told)
+        words = {"classification": asdict(captions.picture), "llm": captions.llm and asdict(captions.llm)}
+    form = schemas.Result if captions is None else schemas.ClassifiedResult
 
     def wanted(name: Include, draw: Callable[[Inspection], schemas.Blob]) -> schemas.Blob | None:
         return draw(inspection) if name in included else None
 
-    return schemas.Result(
+    return form(
         id=inspection.id,
         image=schemas.ImageFacts(width=plan.width, height=plan.height, sha256=inspection.sha256),
         anomaly_score=verdict.score if math.isfinite(verdict.score) else None,
@@ -71,14 +92,14 @@ def result_of(inspection: Inspection, included: frozenset[str], method: schemas.
         reasons=list(verdict.reasons),
         is_anomalous=verdict.is_anomalous,
         p_value=verdict.p_value,
-        regions=[schemas.Region.model_validate(asdict(region)) for region in verdict.regions]
-        if "regions" in included
-        else None,
+        regions=regions if "regions" in included else None,
         anomaly_map=wanted("map", _map),
         mask=wanted("mask", lambda it: _blob(draw_mask(it))),
         overlay=wanted("overlay", lambda it: _blob(draw_overlay(it))),
         metadata=inspection.metadata,
+        stored=judged.stored,
         timings_ms=schemas.TimingsMs(**{stage: round(ms, 3) for stage, ms in asdict(inspection.timings).items()}),
+        **words,
     )
 
 

@@ -6,23 +6,34 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import detect, docs, health, models, problems
+from service.api import classify, detect, docs, health, inspections, models, problems, reports
 from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
 from service.bundle.store import EngineOptions, Store, open_provider
+from service.captions.captioner import Captioner
+from service.captions.memory import Memory
+from service.captions.products import load_products
 from service.errors import FlawscribeError
 from service.inspector import Inspector
 from service.metrics import Metrics
+from service.records.retention import Keep
+from service.records.store import Records, RecordsOptions
 from service.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from service.captions.guard import GuardedLlm
+
 log = logging.getLogger("flawscribe.app")
+_RETAIN_S = 3600
 _DEMO = "polka-dot"
 _CUDA_BUDGET_MS = 2.0
 _CPU_MARGIN = 1.25  # a CPU's budget over the network time measured when the bundle was trained
@@ -61,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = state
     problems.install(app)
-    for part in (detect, models, health, docs):
+    for part in (detect, classify, inspections, reports, models, health, docs):
         app.include_router(part.router)
     app.add_middleware(Frame, state=state)
     return app
@@ -69,18 +80,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _life(state: ServiceState) -> AsyncIterator[None]:
-    loading = asyncio.create_task(_load_default(state))
+    state.llm = _open_llm(state.settings, state.metrics)
+    tasks = [asyncio.create_task(_load_default(state)), asyncio.create_task(_retain(state))]
     try:
         yield
     finally:
         state.lifecycle.draining = True
-        loading.cancel()
+        if state.pending:  # words that a client was promised
+            await asyncio.wait(set(state.pending.values()), timeout=state.settings.drain_s)
+        for task in (*tasks, *state.pending.values()):
+            task.cancel()
+        if state.llm is not None:
+            await state.llm.close()
         await asyncio.to_thread(state.inspector.close)
+        if state.records is not None:
+            await asyncio.to_thread(state.records.close)
 
 
 async def _load_default(state: ServiceState) -> None:
-    """Load and warm up what answers when no model is named, then say ready."""
+    """Open the records, load and warm up what answers when no model is named, then say ready."""
     try:
+        opening = asyncio.create_task(asyncio.to_thread(_open_records, state))
         if state.default_model is not None:
             bundle = await asyncio.to_thread(state.store.load, state.default_model)
             state.describe(bundle)
@@ -88,7 +108,8 @@ async def _load_default(state: ServiceState) -> None:
             budget_s = _budget_ms(state.settings, bundle.form, bundle.session.provider) / 1000
             state.inspector.budget_s = budget_s
             state.metrics.budget_seconds.set(budget_s)
-        elif not state.store.names():
+        await opening
+        if state.default_model is None and not state.store.names():
             state.lifecycle.failure = f"no model in {state.settings.models_dir}; train one: flawscribe train --help"
             log.error(state.lifecycle.failure)
             return
@@ -96,6 +117,61 @@ async def _load_default(state: ServiceState) -> None:
     except FlawscribeError as error:
         state.lifecycle.failure = error.detail
         log.error("not ready: %s", error.detail)
+
+
+def _open_records(state: ServiceState) -> None:
+    """The records, the memory of their cases, and what puts flaws into words. Raises SettingsError."""
+    settings = state.settings
+    products = load_products(settings.products_dir)
+    memory = Memory()
+    if settings.store == "none":
+        state.captioner = Captioner(products, memory, state.llm)
+        return
+    age = None if settings.keep_days is None else timedelta(days=settings.keep_days)
+    size = None if settings.keep_pictures_gb is None else int(settings.keep_pictures_gb * 2**30)
+    records = Records(RecordsOptions(settings.records_dir, settings.database_url, keep=Keep(age, size)))
+    captioner = Captioner(products, memory, state.llm, records.accepted)
+    memory.add(*records.cases())
+    state.records, state.captioner = records, captioner
+
+
+def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:
+    """The LLM within its limits; None when none is set up."""
+    if settings.llm_base_url is None or settings.llm_model is None:
+        return None
+    # the library takes a second to import: only those who have an LLM pay for it
+    from service.captions.client import LlmClient, LlmSettings  # noqa: PLC0415
+    from service.captions.guard import GuardedLlm, GuardSettings, LlmEvent  # noqa: PLC0415
+
+    def count(event: LlmEvent) -> None:
+        metrics.llm_requests.labels(event.outcome).inc()
+        metrics.llm_seconds.observe(event.seconds)
+        metrics.llm_tokens.labels("in").inc(event.tokens_in)
+        metrics.llm_tokens.labels("out").inc(event.tokens_out)
+        metrics.llm_cost.inc(event.cost or 0.0)
+
+    endpoint = LlmSettings(settings.llm_base_url, settings.llm_model, settings.llm_api_key.get_secret_value())
+    limits = GuardSettings(
+        deadline_seconds=settings.llm_deadline_s,
+        concurrency=settings.llm_concurrency,
+        daily_calls=settings.llm_daily_calls,
+        daily_tokens=settings.llm_daily_tokens,
+        price_in=settings.llm_price_in,
+        price_out=settings.llm_price_out,
+    )
+    return GuardedLlm(LlmClient(endpoint), limits, on_event=count)
+
+
+async def _retain(state: ServiceState) -> None:
+    """Once an hour, remove what may not stay any longer."""
+    while True:
+        await asyncio.sleep(_RETAIN_S)
+        if state.records is not None:
+            try:
+                removed = await asyncio.to_thread(state.records.retention.run)
+                log.info("retention removed %s", removed)
+            except FlawscribeError as error:
+                log.error("retention: %s", error.detail)
 
 
 def _default_model(settings: Settings, store: Store) -> str | None:

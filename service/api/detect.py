@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from service.api import answers, schemas
+from service.api.answers import Judged
 from service.api.judging import (
     BINARY,
     BODY,
@@ -17,9 +18,12 @@ from service.api.judging import (
     model_named,
     unless_departed,
 )
-from service.api.state import ServiceState, require
+from service.api.recording import Kept, conclude, digest, keeping, once, replayed
+from service.api.state import require
 from service.api.wire import read_pictures
 from service.errors import NotAcceptable
+from service.inspector import Picture
+from service.types import Inspection
 
 router = APIRouter(tags=["inspect"])
 
@@ -43,24 +47,33 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
     state.require_ready()
     deadline = deadline_of(request, state)
     picture_only = _wants_picture(request)
+    keep = keeping(query.store, request, state)
     with state.room_for_body(request.headers):
-        return await _answer(request, query, state, deadline, picture_only)
+        incoming = await read_pictures(request, state.limits)
+        if picture_only and len(incoming.pictures) != 1:
+            raise NotAcceptable("Accept: image/png answers one picture; several need application/json")
+        async with once(request, state, digest(request, incoming.pictures), deadline) as claim:
+            if claim is not None and claim.answer is not None:
+                return replayed(claim.answer)
+            async with state.leased(model_named(query, state), query.version) as bundle:
+                judging = judge_all(
+                    state, bundle, incoming.pictures, deadline, query.threshold, descriptors=keep.wanted
+                )
+                outcomes = await unless_departed(request, judging)
+            judged = judged_of(outcomes)
 
+            async def render(stored: bool) -> Response:
+                if picture_only:
+                    return await answers.picture_answer(judged[0])
+                told = [Judged(each, stored) if isinstance(each, Inspection) else each for each in outcomes]
+                method = "request" if query.threshold is not None else bundle.form.reject_rule.method
+                return await answers.json_answer(
+                    request.state.request_id, told, bundle.identity, query.included, method
+                )
 
-async def _answer(
-    request: Request, query: JudgeQuery, state: ServiceState, deadline: float, picture_only: bool
-) -> Response:
-    incoming = await read_pictures(request, state.limits)
-    if picture_only and len(incoming.pictures) != 1:
-        raise NotAcceptable("Accept: image/png answers one picture; several need application/json")
-    async with state.leased(model_named(query, state), query.version) as bundle:
-        judging = judge_all(state, bundle, incoming.pictures, deadline, query.threshold)
-        outcomes = await unless_departed(request, judging)
-    judged = judged_of(outcomes)
-    if picture_only:
-        return await answers.picture_answer(judged[0])
-    method = "request" if query.threshold is not None else bundle.form.reject_rule.method
-    return await answers.json_answer(request.state.request_id, outcomes, bundle.identity, query.included, method)
+            pairs = zip(outcomes, incoming.pictures, strict=True)
+            kept = [Kept(o, p) for o, p in pairs if isinstance(o, Inspection) and isinstance(p, Picture)]
+            return await conclude(state, bundle, request.state.request_id, keep, claim, kept, render)
 
 
 def _wants_picture(request: Request) -> bool:

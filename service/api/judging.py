@@ -6,12 +6,13 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.api.answers import Include, Outcome
+from service.api.answers import Include
+from service.api.recording import Storing
 from service.api.state import ServiceState
 from service.api.wire import IMAGE_TYPES
 from service.bundle.store import Bundle
@@ -27,7 +28,7 @@ from service.inspector import Picture
 from service.types import Inspection
 
 T = TypeVar("T")
-Storing = Literal["none", "record", "image"]
+Outcome = Inspection | FlawscribeError
 _AT_ONCE = 4  # pictures of one request judged together, so that a long request does not fill the queue
 
 
@@ -40,6 +41,7 @@ class JudgeQuery(BaseModel):
     version: int | None = Field(None, ge=1, description="Version of the model; the active one when not given.")
     include: str = Field("regions", description="Comma-separated: regions, map, mask, overlay.")
     threshold: float | None = Field(None, description="Reject threshold in place of the model's own.")
+    store: Storing | None = Field(None, description="What is kept: none, record or image; as the service is set up.")
 
     @field_validator("include")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -91,6 +92,7 @@ class Result(_Answer):
     mask: Blob | None
     overlay: Blob | None
     metadata: dict[str, str]
+    stored: bool  # true: its record is on disk and survives a crash
     timings_ms: TimingsMs
 
 
@@ -106,6 +108,154 @@ class DetectAnswer(_Answer):
     request_id: str
     model: Model
     results: list[Result | FailedResult]
+
+
+class Attributes(_Answer):
+    """What the map and the pixels say of a flaw, in short phrases; empty for a normal picture."""
+
+    location: str
+    size: str
+    shape: str
+    colour: str
+    margin: str
+
+
+class SimilarCase(_Answer):
+    """A reviewed past flaw that looks alike; distance 0..2."""
+
+    inspection_id: str
+    label: str
+    distance: float
+
+
+class Classification(_Answer):
+    """A flaw, or the whole picture, in words. `degraded`: the LLM was wanted and did not answer; `fallback_reason` says why."""
+
+    label: str
+    description: str
+    severity: Literal["none", "minor", "major", "critical"]
+    probable_causes: list[str]
+    recommended_action: str
+    confidence: float | None
+    source: Literal["llm", "memory", "rules"]
+    degraded: bool
+    fallback_reason: str | None
+    is_new_type: bool
+    attributes: Attributes
+    prompt_version: str | None
+    similar: list[SimilarCase]
+
+
+class LlmUse(_Answer):
+    """What the LLM was asked and what it cost; `flags`: what was put right in its answer."""
+
+    model: str
+    tokens_in: int
+    tokens_out: int
+    calls: int
+    flags: list[str]
+
+
+class ClassifiedRegion(Region):
+    """A flaw's place, and the flaw in words."""
+
+    classification: Classification
+
+
+class ClassifiedResult(Result):
+    """One picture's answer in words; "This is normal" exactly when there is no flaw."""
+
+    regions: list[ClassifiedRegion] | None  # type: ignore[assignment]
+    classification: Classification
+    llm: LlmUse | None
+
+
+class ClassifyAnswer(_Answer):
+    """POST /classify: one result per picture, in order."""
+
+    request_id: str
+    model: Model
+    results: list[ClassifiedResult | FailedResult]
+
+
+class RecordedRegion(Region):
+    """A flaw's place as recorded, and its words where they were asked for."""
+
+    classification: Classification | None
+
+
+class RecordedReview(_Answer):
+    """A person's word on an inspection; `case_id`: the case of the memory that was made of it."""
+
+    id: int
+    inspection_id: str
+    at: datetime
+    verdict: Literal["right", "overkill", "escape"]
+    who: str
+    label: str
+    cause: str
+    action: str
+    comment: str
+    region: int | None
+    case_id: str | None
+
+
+class RecordedInspection(_Answer):
+    """GET /inspections/{id}. `pending`: its words are still to come."""
+
+    id: str
+    status: Literal["done", "pending"]
+    request_id: str
+    created_at: datetime
+    model: Model
+    product: str
+    lot: str
+    serial: str
+    station: str
+    view: str
+    captured_at: datetime | None
+    metadata: dict[str, str]
+    image: ImageFacts
+    image_stored: bool
+    verdict: Verdict
+    is_anomalous: bool
+    anomaly_score: float | None
+    threshold: float
+    review_threshold: float
+    p_value: float | None
+    reasons: list[str]
+    regions: list[RecordedRegion]
+    classification: Classification | None
+    llm: dict[str, Any] | None
+    reviews: list[RecordedReview]
+    timings_ms: TimingsMs
+
+
+class InspectionPage(_Answer):
+    """GET /inspections: newest first; `next_cursor` goes on behind them, null on the last page."""
+
+    inspections: list[RecordedInspection]
+    next_cursor: str | None
+
+
+class ReviewAnswer(_Answer):
+    """POST /inspections/{id}/review: what the review did to the memory and to the product's labels."""
+
+    review: RecordedReview
+    case_id: str | None
+    withdrawn_cases: list[str]
+    label_accepted: bool
+
+
+class Part(_Answer):
+    """GET /parts/{serial}: the verdict on a part; `latest`: the shots that it is made of."""
+
+    serial: str
+    product: str
+    verdict: Verdict
+    after_review: Verdict
+    shots: int
+    latest: list[RecordedInspection]
 
 
 class ModelVersion(_Answer):

@@ -6,17 +6,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
 from service.api.access import KeyRing, Scope
 from service.api.wire import BodyLimits
 from service.bundle.store import Bundle, Store
+from service.captions.captioner import Captioner
 from service.errors import NotReady, Overloaded
 from service.inspector import Inspector
 from service.metrics import Metrics
+from service.records.store import Records
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.captions.guard import GuardedLlm
 
 log = logging.getLogger("flawscribe.app")
 
@@ -49,6 +55,10 @@ class ServiceState:
     metrics: Metrics
     inspector: Inspector
     default_model: str | None
+    records: Records | None = None  # opened while the model is loaded; None where nothing is recorded
+    captioner: Captioner | None = None
+    llm: GuardedLlm | None = None
+    pending: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # inspections whose words are still to come
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
@@ -80,6 +90,11 @@ class ServiceState:
             timeout_s=settings.body_timeout_s,
         )
 
+    @property
+    def small_body(self) -> BodyLimits:
+        """Limits of a body that is a few words of JSON."""
+        return replace(self.limits, max_bytes=64 * 1024)
+
     @contextlib.asynccontextmanager
     async def leased(self, name: str, version: int | None = None) -> AsyncIterator[Bundle]:
         """A model's bundle for one request, loaded off the event loop. Raises NoSuchModel, BundleRefused or NotReady."""
@@ -89,6 +104,11 @@ class ServiceState:
             yield bundle
         finally:
             lease.__exit__(None, None, None)
+
+    def caller(self, request: Request) -> str:
+        """Who asks: the id of the API key, or `anybody` where none is needed. Raises Unauthorized."""
+        key = self.keys.find(request.headers)
+        return key.id if key is not None else "anybody"
 
     def describe(self, bundle: Bundle) -> None:
         """Say which version of a model is in service: a log line and the series flawscribe_model_info."""
@@ -113,8 +133,8 @@ def state_of(request: Request) -> ServiceState:
     return state
 
 
-def require(request: Request, scope: Scope) -> ServiceState:
-    """The app's parts, for a caller whose key has `scope`. Raises Unauthorized or Forbidden."""
+def require(request: Request, *scopes: Scope) -> ServiceState:
+    """The app's parts, for a caller whose key has one of `scopes`. Raises Unauthorized or Forbidden."""
     state = state_of(request)
-    state.keys.check(request.headers, scope)
+    state.keys.check(request.headers, *scopes)
     return state

@@ -25,6 +25,7 @@ from service.inspector import Picture
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 _ALL_TYPES = ("multipart/form-data", "application/json", "application/octet-stream", *IMAGE_TYPES)
 _META_HEADER = "x-meta-"
+_LONGEST_CONTEXT = 8000  # characters
 _LONGEST_META, _LONGEST_META_NAME, _MOST_META = 1000, 100, 64  # characters of a value and a name; entries
 
 
@@ -40,38 +41,54 @@ class BodyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """The pictures of a request in order; one that could not be taken apart is its error."""
+    """The pictures of a request in order; one that could not be taken apart is its error. `context`: free text about them."""
 
     pictures: tuple[Picture | FlawscribeError, ...]
+    context: str = ""
 
 
 class _InMemoryParser(MultiPartParser):
     spool_max_size = sys.maxsize  # Starlette writes uploads over 1 MB to disk; ours are bounded and judged at once
 
 
-async def read_pictures(request: Request, limits: BodyLimits) -> Incoming:
-    """Read the body. Raises UnsupportedMediaType, TooLarge, BadRequest, HTTPException 408 when it does not arrive in time.
+async def read_pictures(request: Request, limits: BodyLimits, *, with_context: bool = False) -> Incoming:
+    """Read the body; `with_context`: a field `context` beside the pictures is free text.
 
-    A picture that cannot be taken apart is an entry among the others.
+    A picture that cannot be taken apart is an entry among the others. Raises UnsupportedMediaType, TooLarge, BadRequest,
+    HTTPException 408 when the body does not arrive in time.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in _ALL_TYPES:
         raise UnsupportedMediaType(f"content type {media_type or '(none)'}; accepted are: {', '.join(_ALL_TYPES)}")
     pictures: Sequence[Picture | FlawscribeError]
+    context = ""
     if media_type == "multipart/form-data":
         async with _in_time(limits):
-            pictures = await _multipart(request, limits)
+            blobs, fields = await _multipart(request, limits)
+        context = _taken_context(fields) if with_context else ""
+        metadata = _meta_headers(request) | {name: _meta_value(name, value) for name, value in fields.items()}
+        pictures = [blob if isinstance(blob, FlawscribeError) else Picture(blob, metadata=metadata) for blob in blobs]
     else:
         body = await read_body(request, limits)
         if media_type == "application/json":  # tens of megabytes of base64 would hold up the event loop
-            pictures = await asyncio.to_thread(_from_json, body, _meta_headers(request))
+            document = await asyncio.to_thread(_document, body)
+            context = _taken_context(document) if with_context else ""
+            pictures = await asyncio.to_thread(_from_json, document, _meta_headers(request))
         else:
             pictures = [_single(request, media_type, body, limits)]
     if not pictures:
         raise BadRequest("no picture in the request: send one or more parts named `image`")
     if len(pictures) > limits.max_images:
         raise _too_many(limits)
-    return Incoming(tuple(pictures))
+    return Incoming(tuple(pictures), context)
+
+
+def _taken_context(fields: dict[str, Any] | dict[str, str]) -> str:
+    """The free text about the part, taken out of the fields beside it. Raises BadRequest when it is none or too long."""
+    context = fields.pop("context", "")
+    if not isinstance(context, str) or len(context) > _LONGEST_CONTEXT:
+        raise BadRequest(f"context must be a text of at most {_LONGEST_CONTEXT} characters")
+    return context
 
 
 async def read_body(request: Request, limits: BodyLimits) -> bytes:
@@ -110,7 +127,8 @@ async def _bounded(request: Request, limits: BodyLimits) -> AsyncGenerator[bytes
         yield chunk
 
 
-async def _multipart(request: Request, limits: BodyLimits) -> list[Picture | FlawscribeError]:
+async def _multipart(request: Request, limits: BodyLimits) -> tuple[list[bytes | FlawscribeError], dict[str, str]]:
+    """The files of the parts `image`, and the text fields beside them."""
     parser = _InMemoryParser(
         request.headers,
         _bounded(request, limits),
@@ -124,7 +142,7 @@ async def _multipart(request: Request, limits: BodyLimits) -> list[Picture | Fla
         if error.message.startswith("Too many files"):
             raise _too_many(limits) from error
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
-    metadata = _meta_headers(request)
+    fields: dict[str, str] = {}
     blobs: list[bytes | FlawscribeError] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
@@ -134,9 +152,9 @@ async def _multipart(request: Request, limits: BodyLimits) -> list[Picture | Fla
         elif name == "image":
             blobs.append(UnreadableImage("part `image` is a text field; send it as a file (with a filename)"))
         else:
-            metadata[name] = _meta_value(name, value)
+            fields[name] = value
     await form.close()
-    return [blob if isinstance(blob, FlawscribeError) else Picture(blob, metadata=metadata) for blob in blobs]
+    return blobs, fields
 
 
 def _single(request: Request, media_type: str, body: bytes, limits: BodyLimits) -> Picture:
@@ -146,13 +164,17 @@ def _single(request: Request, media_type: str, body: bytes, limits: BodyLimits) 
     return Picture(body, metadata=metadata)
 
 
-def _from_json(body: bytes, metadata: dict[str, str]) -> list[Picture | FlawscribeError]:
+def _document(body: bytes) -> dict[str, Any]:
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
         raise BadRequest('JSON bodies have the form {"images": [{"data": "<base64>"}], "metadata": {}}')
+    return document
+
+
+def _from_json(document: dict[str, Any], metadata: dict[str, str]) -> list[Picture | FlawscribeError]:
     if unknown := set(document) - {"images", "metadata"}:
         raise BadRequest(f"unknown JSON fields: {', '.join(sorted(map(str, unknown)))}; known are images, metadata")
     given = document.get("metadata") or {}

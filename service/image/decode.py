@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -51,6 +52,11 @@ class _Opened:
     image: ImageFile
     orientation: int
     header: PictureHeader
+
+
+def media_type_of(data: bytes) -> str:
+    """The media type of a picture in one of the formats read here. Raises UnreadableImage."""
+    return Image.MIME[read_header(data, sys.maxsize).format]
 
 
 def read_header(data: bytes, max_pixels: int) -> PictureHeader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -37,8 +38,16 @@ class Service:
 
 @contextlib.contextmanager
 def running(models_dir: Path, **settings: Any) -> Iterator[Service]:
-    """Serve `models_dir` until the block ends; ready when it begins."""
-    app = create_app(Settings(models_dir=models_dir, **settings))
+    """Serve `models_dir` until the block ends; ready when it begins. Records go with the block unless told where to stay."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"records_dir": Path(folder) / "records", "products_dir": Path(folder)} | settings
+        with _running(Settings(models_dir=models_dir, **settings)) as service:
+            yield service
+
+
+@contextlib.contextmanager
+def _running(settings: Settings) -> Iterator[Service]:
+    app = create_app(settings)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False))
     started = threading.Event()
     original = server.startup

@@ -204,7 +204,12 @@ def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
 def child(models_dir: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "service", "serve", "--port", "0"],
-        env={**os.environ, "FLAWSCRIBE_MODELS_DIR": str(models_dir), **environment},
+        env={
+            **os.environ,
+            "FLAWSCRIBE_MODELS_DIR": str(models_dir),
+            "FLAWSCRIBE_RECORDS_DIR": str(models_dir / ".records"),
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

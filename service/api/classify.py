@@ -1,0 +1,152 @@
+"""POST /classify: pictures in, verdicts and words out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from service.api import answers, schemas
+from service.api.answers import Judged
+from service.api.judging import (
+    BODY,
+    JudgeQuery,
+    Outcome,
+    deadline_of,
+    judge_all,
+    judged_of,
+    model_named,
+    unless_departed,
+)
+from service.api.recording import Kept, caption_of, conclude, digest, keeping, once, product_of, records_of, replayed
+from service.api.state import ServiceState, require
+from service.api.wire import Incoming, read_pictures
+from service.bundle.store import Bundle
+from service.captions.captioner import Captions, Site
+from service.errors import FlawscribeError, NotReady
+from service.inspector import Picture
+from service.types import Inspection
+
+log = logging.getLogger("flawscribe.captions")
+router = APIRouter(tags=["inspect"])
+
+
+class ClassifyQuery(JudgeQuery):
+    """Query parameters; an unknown one is an error."""
+
+    context: str = Field("", max_length=8000, description="Free text about the part; a field `context` goes before it.")
+
+
+@router.post(
+    "/classify",
+    response_model=schemas.ClassifyAnswer,
+    responses={202: {"model": schemas.DetectAnswer, "description": "Prefer: respond-async; words come at Location"}},
+    openapi_extra=BODY,
+    summary="What is the flaw, how bad, why, and what to do?",
+)
+async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+    """As /detect, and each flaw in words: label, description, severity, probable causes, recommended action.
+
+    Words come from the memory of reviewed flaws where it is sure, else from the LLM where one is set up and the product's
+    card lets its pictures leave, else from rules. `Prefer: respond-async` answers 202 at once and writes the words to
+    /inspections/{id}.
+    """
+    state = require(request, "detect")
+    state.require_ready()
+    deadline = deadline_of(request, state)
+    keep = keeping(query.store, request, state)
+    later = keep.wanted and _prefers_async(request)
+    with state.room_for_body(request.headers):
+        incoming = await read_pictures(request, state.limits, with_context=True)
+        context = incoming.context or query.context
+        async with once(request, state, digest(request, incoming.pictures, context), deadline) as claim:
+            if claim is not None and claim.answer is not None:
+                return replayed(claim.answer)
+            async with state.leased(model_named(query, state), query.version) as bundle:
+                work = _work(state, bundle, incoming, query, context, deadline, worded=not later)
+                outcomes, captions = await unless_departed(request, work)
+            judged_of(outcomes)
+
+            async def render(stored: bool) -> Response:
+                told = [
+                    Judged(each, stored, captions.get(each.id)) if isinstance(each, Inspection) else each
+                    for each in outcomes
+                ]
+                method = "request" if query.threshold is not None else bundle.form.reject_rule.method
+                form = schemas.DetectAnswer if later else schemas.ClassifyAnswer
+                response = await answers.json_answer(
+                    request.state.request_id, told, bundle.identity, query.included, method, form
+                )
+                response.status_code = 202 if later else 200
+                return response
+
+            pairs = zip(outcomes, incoming.pictures, strict=True)
+            kept = [
+                Kept(o, p, captions.get(o.id)) for o, p in pairs if isinstance(o, Inspection) and isinstance(p, Picture)
+            ]
+            # asked for: words that come later need a record to come to
+            keep = replace(keep, asked=keep.asked or later)
+            response = await conclude(state, bundle, request.state.request_id, keep, claim, kept, render)
+            if later:
+                response.headers["location"] = f"/inspections/{kept[0].inspection.id}"
+                response.headers["preference-applied"] = "respond-async"
+                for item in kept:
+                    _word_later(state, bundle, item.inspection, context)
+            return response
+
+
+async def _work(
+    state: ServiceState,
+    bundle: Bundle,
+    incoming: Incoming,
+    query: ClassifyQuery,
+    context: str,
+    deadline: float,
+    *,
+    worded: bool,
+) -> tuple[list[Outcome], dict[str, Captions]]:
+    """The pictures' verdicts and, by inspection id, their words."""
+    outcomes = await judge_all(state, bundle, incoming.pictures, deadline, query.threshold, descriptors=True)
+    inspections = [each for each in outcomes if isinstance(each, Inspection) and worded]
+    told = await asyncio.gather(*(_words(state, bundle, each, context, deadline) for each in inspections))
+    return outcomes, {each.id: words for each, words in zip(inspections, told, strict=True)}
+
+
+async def _words(
+    state: ServiceState, bundle: Bundle, inspection: Inspection, context: str, deadline: float
+) -> Captions:
+    if state.captioner is None:
+        raise NotReady("the records are being opened", retry_after=1)
+    site = Site(bundle.manifest.mm_per_pixel, bundle.manifest.teacher.sha256, bundle.references)
+    product = product_of(inspection)
+    captions = await state.captioner.classify(inspection, site, product=product, context=context, deadline=deadline)
+    for each in captions.regions:
+        state.metrics.captions.labels(each.source).inc()
+    return captions
+
+
+def _word_later(state: ServiceState, bundle: Bundle, inspection: Inspection, context: str) -> None:
+    """Find the words of a recorded inspection in the background and add them to its record."""
+
+    async def work() -> None:
+        try:
+            deadline = time.monotonic() + state.settings.llm_deadline_s + 5
+            captions = await _words(state, bundle, inspection, context, deadline)
+            await asyncio.wrap_future(records_of(state).caption(inspection.id, caption_of(captions)))
+        except FlawscribeError as error:
+            log.error("inspection %s stays without words: %s", inspection.id, error.detail)
+        finally:
+            state.pending.pop(inspection.id, None)
+
+    state.pending[inspection.id] = asyncio.create_task(work())
+
+
+def _prefers_async(request: Request) -> bool:
+    """RFC 7240: Prefer: respond-async."""
+    wishes = ",".join(request.headers.getlist("prefer")).split(",")
+    return any(wish.partition(";")[0].strip().lower() == "respond-async" for wish in wishes)

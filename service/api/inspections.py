@@ -1,0 +1,208 @@
+"""What was recorded: inspections, reviews of them, the verdict on a part."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.api import schemas
+from service.api.judging import deadline_of
+from service.api.recording import once, records_of, replayed
+from service.api.state import ServiceState, require
+from service.api.wire import read_body
+from service.errors import InvalidParameter, NoSuchRecord
+from service.image.decode import media_type_of
+from service.records.entities import Record, Review, StoredReview
+from service.records.idempotency import Answer
+from service.records.inspections import MOST_PER_PAGE, Filters
+from service.records.reviews import ReviewOutcome
+from service.types import Decision
+
+router = APIRouter(tags=["records"])
+
+
+class ListQuery(BaseModel):
+    """Filters and paging; an unknown parameter is an error."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    product: str | None = None
+    lot: str | None = None
+    serial: str | None = None
+    station: str | None = None
+    verdict: Decision | None = None
+    label: str | None = Field(None, description="The label that holds now: a person's, else the caption's.")
+    since: datetime | None = Field(None, alias="from", description="ISO 8601; not before.")
+    until: datetime | None = Field(None, alias="to", description="ISO 8601; before.")
+    cursor: str | None = Field(None, description="`next_cursor` of the page before.")
+    limit: int = Field(50, ge=1, le=MOST_PER_PAGE)
+
+
+class ReviewBody(BaseModel):
+    """A person's word on an inspection."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Literal["right", "overkill", "escape"] = Field(description="Was the detector's verdict right?")
+    label: str = ""
+    cause: str = ""
+    action: str = ""
+    comment: str = ""
+    who: str = ""
+    region: int | None = Field(None, ge=0, description="Index of the region meant; unset: the strongest.")
+
+
+class PartQuery(BaseModel):
+    """An unknown parameter is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    product: str | None = Field(None, description="Needed where several products have the serial.")
+
+
+@router.get("/inspections", summary="Recorded inspections, newest first")
+async def list_inspections(request: Request, query: Annotated[ListQuery, Query()]) -> schemas.InspectionPage:
+    """Filtered by product, lot, serial, station, verdict, label and time; go on with `cursor`."""
+    state = require(request, "review")
+    names = ("product", "lot", "serial", "station", "verdict", "label")
+    since, until = (_aware(name, moment) for name, moment in (("from", query.since), ("to", query.until)))
+    filters = Filters(**{name: getattr(query, name) for name in names}, since=since, until=until)
+    inspections = records_of(state).inspections
+    page = await asyncio.to_thread(inspections.page, filters, cursor=query.cursor, limit=query.limit)
+    found = [_told(record, state) for record in page.records]
+    return schemas.InspectionPage(inspections=found, next_cursor=page.cursor)
+
+
+@router.get("/inspections/{inspection_id}", summary="One inspection, with its words and reviews")
+async def show_inspection(request: Request, inspection_id: str) -> schemas.RecordedInspection:
+    """`status` is `pending` while words asked for by `Prefer: respond-async` are still to come."""
+    state = require(request, "detect", "review")
+    return _told(await asyncio.to_thread(records_of(state).inspections.get, inspection_id), state)
+
+
+@router.get("/inspections/{inspection_id}/image", summary="The picture as it was received", response_class=Response)
+async def show_picture(request: Request, inspection_id: str) -> Response:
+    """Only of inspections stored with `store=image`; 404 otherwise, and when retention has removed it."""
+    records = records_of(require(request, "review"))
+    record = await asyncio.to_thread(records.inspections.get, inspection_id)
+    if not record.picture_stored:
+        raise NoSuchRecord(f"the picture of inspection {inspection_id} is not stored")
+    data = await asyncio.to_thread(records.pictures.get, record.image_sha256)
+    headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=3600"}
+    return Response(data, media_type=media_type_of(data), headers=headers)
+
+
+_REVIEW_BODY = {"required": True, "content": {"application/json": {"schema": ReviewBody.model_json_schema()}}}
+
+
+@router.post(
+    "/inspections/{inspection_id}/review",
+    summary="Say whether a verdict was right, and what the flaw is",
+    status_code=201,
+    response_model=schemas.ReviewAnswer,
+    openapi_extra={"requestBody": _REVIEW_BODY},
+)
+async def review(request: Request, inspection_id: str) -> Response:
+    """A label given becomes a case of the memory and a label of the product. Reviews are never changed, only added."""
+    state = require(request, "review")
+    deadline = deadline_of(request, state)
+    body = await read_body(request, state.small_body)
+    try:
+        given = ReviewBody.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidParameter(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from error
+    records = records_of(state)
+    async with once(request, state, hashlib.sha256(body).hexdigest(), deadline) as claim:
+        if claim is not None and claim.answer is not None:
+            return replayed(claim.answer)
+        caller = state.caller(request)
+        who = given.who if caller == "anybody" else f"{given.who} (key {caller})".strip()
+        said = Review(**{**given.model_dump(), "who": who or "anybody"})
+
+        def answered(outcome: ReviewOutcome) -> bytes:
+            told = schemas.ReviewAnswer(
+                review=_review(outcome.review),
+                case_id=outcome.review.case_id,
+                withdrawn_cases=list(outcome.withdrawn),
+                label_accepted=outcome.accepted is not None,
+            )
+            return told.model_dump_json().encode()
+
+        also = None
+        if claim is not None:
+            also = lambda outcome: claim.storing(Answer(201, "application/json", answered(outcome)))  # noqa: E731
+        outcome = await asyncio.wrap_future(records.review(inspection_id, said, also))
+    if state.captioner is not None:
+        state.captioner.learn(outcome.case, outcome.withdrawn)
+    return Response(answered(outcome), status_code=201, media_type="application/json")
+
+
+@router.get("/parts/{serial}", summary="One verdict for a part seen in several views or shots")
+async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Query()]) -> schemas.Part:
+    """The worst of the latest shot of every view at every station; `after_review` is what people say of them."""
+    state = require(request, "detect", "review")
+    part = await asyncio.to_thread(records_of(state).part, serial, query.product)
+    return schemas.Part(
+        serial=part.serial,
+        product=part.product,
+        verdict=part.verdict.value,
+        after_review=part.after_review.value,
+        shots=part.shots,
+        latest=[_told(record, state) for record in part.latest],
+    )
+
+
+def _aware(name: str, moment: datetime | None) -> datetime | None:
+    if moment is not None and moment.tzinfo is None:
+        raise InvalidParameter(f"{name} needs a time zone, such as 2026-03-09T06:00:00Z")
+    return moment
+
+
+def _told(record: Record, state: ServiceState) -> schemas.RecordedInspection:
+    caption = record.caption
+    regions: list[dict[str, Any]] = [asdict(region) for region in record.regions]
+    for index, region in enumerate(regions):
+        region["classification"] = asdict(caption.regions[index]) if caption and index < len(caption.regions) else None
+    return schemas.RecordedInspection.model_validate(
+        {
+            "id": record.id,
+            "status": "pending" if record.id in state.pending else "done",
+            "request_id": record.request_id,
+            "created_at": record.created_at,
+            "model": asdict(record.model),
+            "product": record.product,
+            "lot": record.lot,
+            "serial": record.serial,
+            "station": record.station,
+            "view": record.view,
+            "captured_at": record.captured_at,
+            "metadata": record.metadata,
+            "image": {"width": record.width, "height": record.height, "sha256": record.image_sha256},
+            "image_stored": record.picture_stored,
+            "verdict": record.decision.value,
+            "is_anomalous": record.decision is Decision.NOT_OK,
+            "anomaly_score": record.score,
+            "threshold": record.thresholds.reject,
+            "review_threshold": record.thresholds.review,
+            "p_value": record.p_value,
+            "reasons": record.reasons,
+            "regions": regions,
+            "classification": asdict(caption.picture) if caption else None,
+            "llm": caption.llm if caption else None,
+            "reviews": [_review(each) for each in record.reviews],
+            "timings_ms": asdict(record.timings),
+        }
+    )
+
+
+def _review(stored: StoredReview) -> schemas.RecordedReview:
+    return schemas.RecordedReview(
+        id=stored.id, inspection_id=stored.inspection_id, at=stored.at, case_id=stored.case_id, **asdict(stored.review)
+    )

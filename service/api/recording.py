@@ -1,0 +1,170 @@
+"""Inspections -> records, and Idempotency-Key. An answer that says `stored` is on disk before it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from fastapi import Request, Response
+from PIL import Image
+
+from service.api.state import ServiceState
+from service.bundle.store import Bundle
+from service.captions.captioner import Captions
+from service.errors import FlawscribeError, InvalidParameter, NotReady, RecordsBusy, RecordsFailure
+from service.inspector import Picture
+from service.records.entities import Caption, Record
+from service.records.idempotency import Answer, Claim
+from service.records.rows import plain, record_of
+from service.records.store import Records
+from service.types import Inspection
+
+log = logging.getLogger("flawscribe.records")
+Storing = Literal["none", "record", "image"]
+_KEY = "idempotency-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is to be kept of a request. `asked`: by the request itself, so that it fails where it cannot be kept."""
+
+    storing: Storing
+    asked: bool
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is kept."""
+        return self.storing != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An inspection that goes into the records, with the picture it is of."""
+
+    inspection: Inspection
+    picture: Picture
+    captions: Captions | None = None
+
+
+def keeping(asked: Storing | None, request: Request, state: ServiceState) -> Keeping:
+    """What the request, or else the settings, want kept. Raises InvalidParameter when records are off and it asks for them."""
+    off = state.settings.store == "none" and state.records is None
+    if off and (asked not in (None, "none") or _KEY in request.headers):
+        raise InvalidParameter("nothing is recorded here: FLAWSCRIBE_STORE is `none`")
+    return Keeping(asked or state.settings.store, asked not in (None, "none"))
+
+
+def records_of(state: ServiceState) -> Records:
+    """The records. Raises NotReady while they are being opened, or when they are off."""
+    if state.records is None:
+        off = state.settings.store == "none"
+        raise NotReady(
+            "nothing is recorded here: FLAWSCRIBE_STORE is `none`" if off else "the records are being opened"
+        )
+    return state.records
+
+
+@contextlib.asynccontextmanager
+async def once(request: Request, state: ServiceState, body_sha256: str, deadline: float) -> AsyncIterator[Claim | None]:
+    """The request's claim on its Idempotency-Key, or None without one. Raises Conflict for a key of another body."""
+    key = request.headers.get(_KEY)
+    if key is None:
+        yield None
+        return
+    caller = state.caller(request)  # keys of different callers never meet
+    async with records_of(state).keys.claim(
+        f"{caller} {request.url.path} {key}", body_sha256, deadline=deadline
+    ) as claim:
+        yield claim
+
+
+def digest(request: Request, pictures: Sequence[Picture | FlawscribeError], context: str = "") -> str:
+    """sha256 of all that decides a request's answer."""
+    told = [request.url.query, request.headers.get("accept", ""), request.headers.get("prefer", ""), context]
+    for picture in pictures:
+        if isinstance(picture, Picture):
+            shape = "" if picture.raw is None else str(picture.raw.shape)
+            told += [hashlib.sha256(picture.data).hexdigest(), shape, repr(sorted(picture.metadata.items()))]
+        else:
+            told.append(picture.detail)
+    return hashlib.sha256("\x00".join(told).encode("utf-8", "replace")).hexdigest()
+
+
+def replayed(answer: Answer) -> Response:
+    """The answer that the key's first request got."""
+    headers = {"idempotent-replayed": "true"}
+    return Response(answer.body, status_code=answer.status, media_type=answer.media_type, headers=headers)
+
+
+async def conclude(
+    state: ServiceState,
+    bundle: Bundle,
+    request_id: str,
+    keep: Keeping,
+    claim: Claim | None,
+    kept: Sequence[Kept],
+    render: Callable[[bool], Awaitable[Response]],
+) -> Response:
+    """Record what was judged, then answer. `render(stored)` makes the answer.
+
+    Where the records fail, an inspection that nobody asked to have recorded is answered all the same, as not stored.
+    Raises RecordsBusy, RecordsFailure, Conflict where it was asked for.
+    """
+    if not keep.wanted and claim is None:
+        return await render(False)
+    response = await render(keep.wanted)
+    try:
+        records = records_of(state)
+        rows = [_record(item, bundle, request_id, keep.storing) for item in kept] if keep.wanted else []
+        if keep.storing == "image":
+            await asyncio.to_thread(_keep_pictures, records, kept)
+        answer = Answer(response.status_code, response.media_type or "application/json", bytes(response.body))
+        await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
+    except (RecordsBusy, RecordsFailure, NotReady) as error:
+        state.metrics.records_failed.inc(len(kept))
+        if keep.asked or claim is not None:
+            raise
+        log.error("an inspection is answered without being recorded: %s", error.detail)
+        return await render(False)
+    return response
+
+
+def caption_of(captions: Captions) -> Caption:
+    """Captions as the records keep them."""
+    llm = captions.llm
+    usage = None if llm is None else {name: plain(getattr(llm, name)) for name in llm.__slots__}
+    return Caption(captions.picture, captions.regions, usage)
+
+
+def product_of(inspection: Inspection) -> str:
+    """The product: as the metadata says, else the model's name."""
+    return inspection.metadata.get("product", "").strip() or inspection.model.name
+
+
+def _record(item: Kept, bundle: Bundle, request_id: str, storing: Storing) -> Record:
+    return record_of(
+        item.inspection,
+        request_id=request_id,
+        product=product_of(item.inspection),
+        teacher_sha256=bundle.manifest.teacher.sha256,
+        created_at=datetime.now(UTC),
+        caption=None if item.captions is None else caption_of(item.captions),
+        picture_stored=storing == "image",
+    )
+
+
+def _keep_pictures(records: Records, kept: Sequence[Kept]) -> None:
+    for item in kept:
+        data = item.picture.data
+        if item.picture.raw is not None:  # bare pixels could not be opened again
+            buffer = io.BytesIO()
+            Image.fromarray(item.picture.raw).save(buffer, "PNG", compress_level=1)
+            data = buffer.getvalue()
+        records.pictures.put(item.inspection.sha256, data)

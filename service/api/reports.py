@@ -1,0 +1,49 @@
+"""GET /reports: what was recorded, as a page, JSON, CSV or PDF."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.recording import records_of
+from service.api.state import require
+from service.records.report.data import Format
+from service.records.report.gather import gather
+from service.records.report.render import Document, render
+from service.records.report.scope import read_scope
+
+router = APIRouter(tags=["records"])
+
+
+class ReportQuery(BaseModel):
+    """The span and what is meant; an unknown parameter is an error."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    since: str | None = Field(None, alias="from", description="ISO 8601, UTC by default; unset: 24 hours before `to`.")
+    until: str | None = Field(None, alias="to", description="ISO 8601, not part of the span; unset: now.")
+    product: str | None = None
+    lot: str | None = None
+    format: Format | None = Field(None, description="html, json, csv or pdf; unset: html for a browser, else json.")
+
+
+@router.get(
+    "/reports", summary="Yield, flaws by type, control chart, trend, causes and actions", response_class=Response
+)
+async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Response:
+    """Over a span of time, by default the last 24 hours of all products. The page stands alone: it can be mailed."""
+    records = records_of(require(request, "review"))
+    scope = read_scope(query.since, query.until, now=datetime.now(UTC), product=query.product, lot=query.lot)
+    form: Format = query.format or ("html" if "text/html" in request.headers.get("accept", "") else "json")
+
+    def work() -> Document:
+        return render(gather(records.database, scope), form, records.pictures.get)
+
+    document = await asyncio.to_thread(work)
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
+    return Response(document.content, media_type=document.media_type, headers=headers)

@@ -1,0 +1,215 @@
+"""Records over a real socket: what is stored, found again, reviewed, and answered once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.api.access import create_key
+from tests.contract.serving import Service, running
+from tests.networks import grey_picture, png, write_bundle
+
+GOOD = png(grey_picture())
+BAD_PIXELS = grey_picture()
+BAD_PIXELS[60:100, 120:160] = 0
+BAD = png(BAD_PIXELS)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models") as made:
+        yield made
+
+
+def detect(service: Service, picture: bytes = BAD, query: str = "", **options: Any) -> Any:
+    answer = service.client.post(f"/detect{query}", files={"image": ("a.png", picture)}, **options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"][0]
+
+
+def found(service: Service, query: str = "") -> Any:
+    answer = service.client.get(f"/inspections{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_what_was_answered_is_found_again(service: Service) -> None:
+    meta = {"serial": "S1", "lot": "L", "station": "3", "shift": "night", "captured_at": "2026-03-09T06:00:00Z"}
+    result = detect(service, data=meta)
+    assert result["stored"] is True
+    record = service.client.get(f"/inspections/{result['id']}").json()
+    for field in ("verdict", "anomaly_score", "threshold", "review_threshold", "p_value", "is_anomalous"):
+        assert record[field] == result[field]
+    assert [region["box"] for region in record["regions"]] == [region["box"] for region in result["regions"]]
+    assert (record["serial"], record["lot"], record["station"], record["product"]) == ("S1", "L", "3", "probe")
+    assert record["metadata"] == {"shift": "night"}
+    assert record["captured_at"].startswith("2026-03-09T06:00:00")
+    assert record["classification"] is None
+    assert record["status"] == "done"
+    assert service.client.get("/inspections/nothing").status_code == 404
+
+
+def test_storing_is_per_request(service: Service) -> None:
+    assert detect(service, query="?store=none")["stored"] is False
+    assert found(service)["inspections"] == []
+    kept = detect(service, query="?store=image")
+    picture = service.client.get(f"/inspections/{kept['id']}/image")
+    assert picture.content == BAD
+    assert picture.headers["content-type"] == "image/png"
+    plain = detect(service, query="?store=record")
+    assert service.client.get(f"/inspections/{plain['id']}/image").status_code == 404
+    raw = service.client.post(
+        "/detect?store=image",
+        content=BAD_PIXELS.tobytes(),
+        headers={"content-type": "application/octet-stream", "x-image-shape": "224,224,3"},
+    ).json()["results"][0]
+    assert raw["image"]["sha256"] == hashlib.sha256(BAD_PIXELS.tobytes()).hexdigest()
+    assert service.client.get(f"/inspections/{raw['id']}/image").content.startswith(b"\x89PNG")
+    assert service.client.post("/detect?store=all", files={"image": ("a.png", BAD)}).status_code == 422
+
+
+def test_filters_and_pages(service: Service) -> None:
+    ids = [detect(service, BAD if k % 2 else GOOD, data={"lot": f"L{k % 3}"})["id"] for k in range(9)]
+    assert [each["id"] for each in found(service)["inspections"]] == ids[::-1]
+    assert {each["verdict"] for each in found(service, "?verdict=not_ok")["inspections"]} == {"not_ok"}
+    assert len(found(service, "?lot=L1")["inspections"]) == 3
+    seen, cursor = [], ""
+    while True:
+        page = found(service, f"?limit=4{cursor}")
+        seen += [each["id"] for each in page["inspections"]]
+        if page["next_cursor"] is None:
+            break
+        detect(service)  # what comes in front disturbs no cursor
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == ids[::-1]
+    for wrong in ("?limit=0", "?cursor=x", "?verdict=bad", "?from=yesterday", "?from=2026-01-01T00:00:00", "?lots=1"):
+        assert service.client.get(f"/inspections{wrong}").status_code == 422, wrong
+
+
+def test_a_part_is_as_good_as_its_worst_view(service: Service) -> None:
+    detect(service, GOOD, data={"serial": "P", "view": "top"})
+    detect(service, BAD, data={"serial": "P", "view": "side"})
+    part = service.client.get("/parts/P").json()
+    assert (part["verdict"], part["shots"]) == ("not_ok", 2)
+    detect(service, GOOD, data={"serial": "P", "view": "side"})  # shown again
+    assert service.client.get("/parts/P").json()["verdict"] == "ok"
+    assert service.client.get("/parts/unheard-of").status_code == 404
+
+
+def test_reviews_are_added_and_label(service: Service) -> None:
+    result = detect(service)
+    path = f"/inspections/{result['id']}/review"
+    answer = service.client.post(path, json={"verdict": "right", "label": "burn", "cause": "iron", "who": "Kim"})
+    assert answer.status_code == 201
+    assert answer.json()["label_accepted"] is True
+    service.client.post(path, json={"verdict": "right", "comment": "again", "who": "Lee"})
+    record = service.client.get(f"/inspections/{result['id']}").json()
+    assert [review["who"] for review in record["reviews"]] == ["Kim", "Lee"]
+    assert [each["id"] for each in found(service, "?label=burn")["inspections"]] == [result["id"]]
+    assert service.client.post(path, json={"verdict": "escape"}).status_code == 422  # it was not let through
+    assert service.client.post(path, json={"verdict": "perhaps"}).status_code == 422
+    assert service.client.post(path, content=b"{").status_code == 422
+    assert service.client.post("/inspections/none/review", json={"verdict": "right"}).status_code == 404
+
+
+def test_the_same_key_and_body_get_the_same_answer_and_one_record(service: Service) -> None:
+    headers = {"idempotency-key": "job-7"}
+    first = httpx.post(f"{service.url}/detect", files={"image": ("a.png", BAD)}, headers=headers)
+    again = httpx.post(f"{service.url}/detect", files={"image": ("b.png", BAD)}, headers=headers)
+    assert again.content == first.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(found(service)["inspections"]) == 1
+    other = httpx.post(f"{service.url}/detect", files={"image": ("a.png", GOOD)}, headers=headers)
+    assert other.status_code == 409
+    query = httpx.post(f"{service.url}/detect?include=map", files={"image": ("a.png", BAD)}, headers=headers)
+    assert query.status_code == 409
+
+
+def test_a_hundred_duplicates_at_once_leave_one_record(service: Service) -> None:
+    def ask(_: int) -> bytes:
+        headers = {"idempotency-key": "burst"}
+        answer = httpx.post(f"{service.url}/classify", files={"image": ("a.png", BAD)}, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        answers = set(pool.map(ask, range(100)))
+    assert len(answers) == 1
+    assert len(found(service)["inspections"]) == 1
+
+
+def test_a_request_that_failed_frees_its_key(service: Service) -> None:
+    headers = {"idempotency-key": "retry"}
+    assert service.client.post("/detect", files={"image": ("a.png", b"x")}, headers=headers).status_code == 400
+    assert service.client.post("/detect", files={"image": ("a.png", BAD)}, headers=headers).status_code == 200
+
+
+def test_reports_come_in_every_form(service: Service) -> None:
+    detect(service)
+    detect(service, GOOD)
+    told = service.client.get("/reports").json()
+    assert told["schema_version"] == 1
+    page = service.client.get("/reports", headers={"accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<svg" in page.text
+    assert service.client.get("/reports?format=csv").text.count("\n") >= 2
+    assert service.client.get("/reports?from=x").status_code == 422
+    assert service.client.get("/reports?form=csv").status_code == 422
+
+
+def test_scopes_of_the_records(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    keys = tmp_path / "keys.json"
+    secret = {scope: create_key(keys, (scope,))[1] for scope in ("detect", "review")}  # type: ignore[arg-type]
+    with running(tmp_path / "models", keys_file=keys) as service:
+
+        def status(scope: str, method: str, path: str, **options: Any) -> int:
+            return service.client.request(method, path, headers={"x-api-key": secret[scope]}, **options).status_code
+
+        made = service.client.post("/detect", files={"image": ("a.png", BAD)}, headers={"x-api-key": secret["detect"]})
+        place = f"/inspections/{made.json()['results'][0]['id']}"
+        assert (status("detect", "GET", place), status("review", "GET", place)) == (200, 200)
+        assert (status("detect", "GET", "/inspections"), status("review", "GET", "/inspections")) == (403, 200)
+        assert status("detect", "POST", f"{place}/review", json={"verdict": "right"}) == 403
+        assert status("review", "POST", f"{place}/review", json={"verdict": "right", "who": "Kim"}) == 201
+        record = service.client.get(place, headers={"x-api-key": secret["review"]}).json()
+        assert record["reviews"][0]["who"].startswith("Kim (key ")
+        assert (status("detect", "GET", "/reports"), status("review", "GET", "/reports")) == (403, 200)
+
+
+def test_without_records_detection_goes_on(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models", store="none", records_dir=tmp_path / "records") as service:
+        assert detect(service)["stored"] is False
+        assert not (tmp_path / "records").exists()
+        for options in ({"params": {"store": "record"}}, {"headers": {"idempotency-key": "k"}}):
+            assert service.client.post("/detect", files={"image": ("a.png", BAD)}, **options).status_code == 422
+        assert service.client.get("/inspections").status_code == 503
+        assert service.client.post("/classify", files={"image": ("a.png", BAD)}).status_code == 200
+
+
+def test_failing_records_cost_no_detection_unless_they_were_asked_for(service: Service, monkeypatch: Any) -> None:
+    from service.errors import RecordsFailure
+
+    def broken(*_: Any) -> Any:
+        raise RecordsFailure("the disk is full")
+
+    monkeypatch.setattr(service.state.records, "save", broken)
+    assert detect(service)["stored"] is False
+    refused = service.client.post("/detect?store=record", files={"image": ("a.png", BAD)})
+    assert refused.status_code == 503
+    assert service.state.metrics.registry.get_sample_value("flawscribe_records_failed_total") == 2
+
+
+def test_records_take_any_metadata(service: Service) -> None:
+    odd = {"data": {"ключ": "значение", "note": "a\x00b"}}
+    assert detect(service, **odd)["stored"] is True
+    assert np.isfinite(found(service)["inspections"][0]["anomaly_score"])
