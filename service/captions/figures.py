@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.captions.colour import Lab, lab
+from service.captions.descriptor import FIGURES, axes, gradient, region_figures
+
+__all__ = ["FIGURES", "Box", "Figures", "Mask", "Rgb", "describe_region_figures", "measure", "region_vector"]
 
 Mask = NDArray[np.bool_]
 Rgb = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
-FIGURES = 8
 _MOST_PIXELS = 250_000
 _BINS = np.array((4.0, 6.0, 6.0))  # L*a*b* units a bin
 _RARER = 0.25  # foreign: less than so often in the ring as in the region
@@ -30,7 +32,8 @@ _EIGHT = np.ones((3, 3), bool)
 class Figures:
     """A region in numbers. Lengths in pixels of the picture, along and across the main axis; `elongation` >= 1;
     `fill`: share of the rectangle of those two that it fills, 0..1; `flaw`, `around`: median L*a*b* colours [3];
-    `edge`: mean gradient of lightness on its outline; `border`: share of its length that lies on the picture's border."""
+    `edge`: mean gradient of lightness on its outline; `border`: share of its length that lies on the picture's border;
+    `vector`: what memory compares, float32 [FIGURES]."""
 
     area: float
     length: float
@@ -41,6 +44,7 @@ class Figures:
     around: Lab
     edge: float
     border: float
+    vector: NDArray[np.float32]
 
 
 def measure(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) -> Figures:
@@ -52,8 +56,9 @@ def measure(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) -> Figur
     colours, inside, ring, step = _surroundings(rgb, box, mask, flawed)
     around = np.median(colours[ring if ring.any() else inside], axis=0)
     foreign = _foreign(colours, inside, ring)
-    length, breadth, elongation = _axes(foreign)
+    length, breadth, elongation = axes(foreign)
     area = float(foreign.sum())
+    height, width = rgb.shape[:2]
     outline = foreign & ~ndimage.binary_erosion(foreign, _EIGHT)
     return Figures(
         area=area * step * step,
@@ -63,35 +68,27 @@ def measure(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) -> Figur
         fill=min(1.0, area / (length * breadth)),
         flaw=np.median(colours[foreign], axis=0),
         around=around,
-        edge=float(_gradient(colours[..., 0])[outline].mean()),
-        border=_on_border(box, rgb.shape[1], rgb.shape[0]),
+        edge=float(gradient(colours[..., 0])[outline].mean()),
+        border=_on_border(box, width, height),
+        vector=region_figures(colours, inside, ring, box, step, width, height),
     )
 
 
-def describe_region_figures(rgb: Rgb, mask: Mask) -> NDArray[np.float32]:
-    """float32 [FIGURES] of the pixels `mask` bool [H,W] of a picture uint8 [H,W,3], each about -1..1 on usual flaws: log area,
-    log elongation, fill, contrast in L*, a* and b*, edge strength, log breadth. Raises ValueError for an empty mask."""
+def region_vector(found: Figures) -> NDArray[np.float32]:
+    """What memory compares of a region's pixels, float32 [FIGURES]: `descriptor.region_figures`."""
+    return found.vector
+
+
+def describe_region_figures(rgb: Rgb, mask: Mask, flawed: Mask | None = None) -> NDArray[np.float32]:
+    """float32 [FIGURES] of the pixels `mask` bool [H,W] of a picture uint8 [H,W,3]; `flawed` as for `measure`.
+
+    Raises ValueError for an empty mask.
+    """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         raise ValueError("the mask has no pixel")
     box = (int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
-    return region_vector(measure(rgb, box, mask))
-
-
-def region_vector(found: Figures) -> NDArray[np.float32]:
-    """The figures that memory compares, float32 [FIGURES]; logarithms and divisors bring usual flaws to about -1..1."""
-    apart = found.flaw - found.around
-    return np.array(
-        (
-            (np.log10(found.area) - 3) / 2,
-            np.log10(found.elongation),
-            found.fill,
-            *np.tanh(apart / (30, 20, 20)),
-            np.tanh(found.edge / 10),
-            np.log10(found.breadth) - 1,
-        ),
-        np.float32,
-    )
+    return measure(rgb, box, mask, flawed).vector
 
 
 def _surroundings(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None) -> tuple[Lab, Mask, Mask, int]:
@@ -148,24 +145,6 @@ def _without_crumbs(mask: Mask) -> Mask:
     sizes[0] = 0
     kept: Mask = (sizes >= 0.1 * sizes.max())[labels] & mask
     return kept
-
-
-def _axes(mask: Mask) -> tuple[float, float, float]:
-    """Length and breadth along and across the main axis, in pixels, and the ratio of the second moments' roots (>= 1)."""
-    points = np.argwhere(mask).astype(np.float64)
-    centred = points - points.mean(axis=0)
-    moments = centred.T @ centred / len(points) + np.eye(2) / 12  # a pixel is a square, not a point
-    values, vectors = np.linalg.eigh(moments)
-    spans = np.ptp(centred @ vectors, axis=0) + 1
-    return float(spans[1]), float(spans[0]), float(np.sqrt(values[1] / values[0]))
-
-
-def _gradient(lightness: NDArray[np.float32]) -> NDArray[np.float32]:
-    if min(lightness.shape) < 2:
-        return np.zeros_like(lightness)
-    down, across = np.gradient(lightness)
-    steepness: NDArray[np.float32] = np.hypot(down, across)
-    return steepness
 
 
 def _on_border(box: Box, width: int, height: int) -> float:

@@ -1,46 +1,65 @@
-"""A memory of reviewed flaws: the nearest past cases vote on what a flaw is; far from all of them it is `unknown`.
+"""A memory of reviewed flaws: exact nearest neighbours over descriptors, the reviewed labels of the nearest vote.
 
-A descriptor is what a region's teacher features have beside those of the untouched part, followed by the region's shape and
-colour figures (inspector.describe). Cases are compared only within one product and one teacher, exactly, by cosine distance.
-How far is far, and what a vote is worth, is read off the cases themselves by leaving each out in turn.
+A descriptor is a region's teacher features followed by its shape and colour figures (descriptor.py). Cases are compared only
+within one product and one teacher. What is far from every case is `unknown`, not a guess. How far is far, and what a vote is
+worth, is read off the cases themselves by leaving each inspection out in turn (calibration.py).
+
+Readers take no lock: they work on the shelf that was there when they began; a writer makes the next one beside it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.captions.figures import FIGURES
+from service.captions.descriptor import FIGURES
 from service.captions.products import UNKNOWN
 from service.captions.prompt import LlmCase
-from service.records.entities import StoredCase
+from service.captions.shelf import Shelf
 from service.types import SimilarCase
 
-Vector = NDArray[np.float32]
-_VOTERS = 7
-_FIGURE_WEIGHT = 0.5  # of all figures together, against features of length 1
-_SURE_FROM = 0.7  # confidence
-_FAR_UNTAUGHT = 0.15  # limit of distance while no label has two cases
-_FAR_SLACK = 1.25  # the limit over the distance within which 95 % of the cases find another of their label
-_LEFT_OUT = 1000  # cases left out in turn, at most
-_GROWTH = 1.1  # the calibration is renewed when there are so many times more cases
-_TOLD = 5  # similar cases and causes told
+_SURE_FROM = 0.8
+_MOST_CAUSES = 3
+
+
+class Case(Protocol):
+    """A reviewed flaw; what the records keep fits. `descriptor`: float32 [C + FIGURES]; `cause` and `action` may be empty."""
+
+    @property
+    def case_id(self) -> str: ...
+    @property
+    def inspection_id(self) -> str: ...
+    @property
+    def product(self) -> str: ...
+    @property
+    def teacher_sha256(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def cause(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def descriptor(self) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What the memory says of a flaw. `sure`: near enough to past cases that agree; else `label` is `unknown`.
+    """What memory says of a flaw.
 
-    `confidence`: share of the cases, left out in turn, that such a vote named rightly, 0..1. `similar`, `cases`: the
-    nearest ones, nearest first, whatever their labels. `causes`: of the voters, each with the inspections it cites.
+    `guess`: the label that won the vote; `label`: the same, or `unknown` when the flaw is far from its cases; `confidence`: how
+    often such votes were right, 0..1; `sure`: memory may answer alone. `causes` and `action`: those of the nearest cases of that
+    label; `similar` and `cases`: the nearest cases, nearest first.
     """
 
     label: str
+    guess: str
     confidence: float
     sure: bool
     causes: tuple[str, ...]
@@ -49,168 +68,98 @@ class Recall:
     cases: tuple[LlmCase, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Calibration:
-    """`limit`: distance beyond which a flaw is unlike all cases; `shares`, `right`: the votes of the cases left out."""
-
-    size: int
-    limit: float
-    shares: NDArray[np.float64]
-    right: NDArray[np.bool_]
-
-    def confidence(self, share: float) -> float:
-        """Share of the votes at least as clear that were right, with one more of each so that few cases promise little."""
-        clear = self.right[self.shares >= share - 1e-9]
-        return float((clear.sum() + 1) / (len(clear) + 2))
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """The cases of one product and teacher; `rows` [>=len(cases),D] has room to grow, whose rows no reader looks at."""
-
-    cases: tuple[StoredCase, ...]
-    rows: Vector
-    calibration: _Calibration | None = None
-
-    @property
-    def matrix(self) -> Vector:
-        return self.rows[: len(self.cases)]
-
-
-@dataclass(slots=True)
 class Memory:
-    """All cases. Readers keep the snapshot they began with while cases are added or removed."""
+    """Reviewed cases by product and teacher. Safe to read from many threads while another adds.
 
-    _groups: dict[tuple[str, str], _Group] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    `sure_from`: confidence from which memory answers alone.
+    """
+
+    def __init__(self, cases: Iterable[Case] = (), *, sure_from: float = _SURE_FROM) -> None:
+        self._sure_from = sure_from
+        self._writing = threading.Lock()
+        self._shelves: dict[tuple[str, str], Shelf] = {}
+        self._places: dict[str, tuple[str, str]] = {}
+        self.add(*cases)
 
     def __len__(self) -> int:
-        return sum(len(group.cases) for group in self._groups.values())
+        return sum(len(shelf.cases) for shelf in self._shelves.values())
 
-    def add(self, *cases: StoredCase) -> None:
-        """Take in cases. One whose descriptor has another length than its group's is left out: it cannot be compared."""
-        with self._lock:
-            fresh: dict[tuple[str, str], list[StoredCase]] = {}
-            for case in cases:
-                fresh.setdefault((case.product, case.teacher_sha256), []).append(case)
-            for key, those in fresh.items():
-                self._groups[key] = _grown(self._groups.get(key), those)
+    def add(self, *cases: Case) -> None:
+        """Take in cases. One of a known id takes the earlier one's place; one labelled `unknown` teaches nothing and is left out.
 
-    def remove(self, case_id: str) -> None:
-        """Forget a case; nothing happens where there is none of that id."""
-        with self._lock:
-            for key, group in self._groups.items():
-                kept = [case for case in group.cases if case.case_id != case_id]
-                if len(kept) < len(group.cases):
-                    self._groups[key] = _grown(None, kept)
-                    return
+        Raises ValueError for a descriptor that is not finite, or not as long as the others of its product and teacher.
+        """
+        taken: dict[tuple[str, str], dict[str, Case]] = defaultdict(dict)
+        for case in cases:
+            _check(case)
+            if case.label != UNKNOWN:
+                taken[case.product, case.teacher_sha256][case.case_id] = case
+        with self._writing:
+            ready = {key: self._next(key, new) for key, new in taken.items()}
+            for moved in {case_id for new in taken.values() for case_id in new}:
+                self._forget(moved, keep=ready)
+            self._shelves = {**self._shelves, **ready}
+            for key, new in taken.items():
+                self._places.update(dict.fromkeys(new, key))
 
-    def recall(self, product: str, teacher_sha256: str, descriptor: Vector) -> Recall | None:
-        """What past cases say of a region's `descriptor` float32 [D]; None where there is none to compare with."""
-        key = (product, teacher_sha256)
-        group = self._groups.get(key)
-        if group is None or not group.cases or group.rows.shape[1] != len(descriptor):
+    def remove(self, case_id: str) -> bool:
+        """Forget a case; whether there was one."""
+        with self._writing:
+            return self._forget(case_id, keep={})
+
+    def recall(
+        self, product: str, teacher_sha256: str, descriptor: NDArray[np.float32], most: int = 5
+    ) -> Recall | None:
+        """What the cases of that product and teacher say of a flaw `descriptor` float32 [C + FIGURES]; None when there are none.
+
+        `most`: how many similar cases to name. Raises ValueError for a descriptor of another length.
+        """
+        shelf = self._shelves.get((product, teacher_sha256))
+        if shelf is None:
             return None
-        calibration = self._calibrated(key, group)
-        distances = 1 - group.matrix @ embed(descriptor[None])[0]
-        order = _nearest(distances, max(_VOTERS, _TOLD))
-        voters = order[:_VOTERS]
-        label, share = _vote([group.cases[index].label for index in voters], distances[voters])
-        confidence = calibration.confidence(share)
-        sure = bool(distances[order[0]] <= calibration.limit) and confidence >= _SURE_FROM
-        agreeing = [group.cases[index] for index in voters if group.cases[index].label == label]
-        nearest = [(group.cases[index], max(0.0, float(distances[index]))) for index in order[:_TOLD]]
+        found = shelf.ask(descriptor, most)
+        guess = shelf.labels[found.winner]
+        label = UNKNOWN if found.far else guess
+        near = [shelf.cases[index] for index in found.nearest]
+        mine = [case for case in near if case.label == label]
+        distances = [round(float(value), 6) for value in found.cosines]
         return Recall(
-            label=label if sure else UNKNOWN,
-            confidence=confidence,
-            sure=sure,
-            causes=_causes(agreeing),
-            action=next((case.action for case in agreeing if case.action), ""),
-            similar=tuple(SimilarCase(case.inspection_id, case.label, round(far, 4)) for case, far in nearest),
+            label=label,
+            guess=guess,
+            confidence=found.confidence,
+            sure=not found.far and found.confidence >= self._sure_from,
+            causes=tuple(dict.fromkeys(case.cause for case in mine if case.cause))[:_MOST_CAUSES],
+            action=next((case.action for case in mine if case.action), ""),
+            similar=tuple(SimilarCase(c.inspection_id, c.label, d) for c, d in zip(near, distances, strict=True)),
             cases=tuple(
-                LlmCase(case.inspection_id, case.label, case.cause, case.action, round(far, 4)) for case, far in nearest
+                LlmCase(c.case_id, c.label, c.cause, c.action, d) for c, d in zip(near, distances, strict=True)
             ),
         )
 
-    def _calibrated(self, key: tuple[str, str], group: _Group) -> _Calibration:
-        known = group.calibration
-        if known is not None and known.size <= len(group.cases) <= known.size * _GROWTH:
-            return known
-        calibration = _calibrate(group)
-        with self._lock:
-            if self._groups.get(key) is group:
-                self._groups[key] = replace(group, calibration=calibration)
-        return calibration
+    def _next(self, key: tuple[str, str], new: dict[str, Case]) -> Shelf:
+        """The shelf with the new cases on it; those whose id it has already are replaced."""
+        shelf = self._shelves.get(key)
+        if shelf is None:
+            return Shelf.of(list(new.values()))
+        if any(self._places.get(case_id) == key for case_id in new):
+            return Shelf.of([case for case in shelf.cases if case.case_id not in new] + list(new.values()))
+        return shelf.with_cases(list(new.values()))
+
+    def _forget(self, case_id: str, keep: dict[tuple[str, str], Shelf]) -> bool:
+        """Take a case from its shelf, unless a shelf in `keep` takes that one's place anyway."""
+        key = self._places.get(case_id)
+        if key is None or key in keep:
+            return False
+        left = [case for case in self._shelves[key].cases if case.case_id != case_id]
+        shelves = {other: shelf for other, shelf in self._shelves.items() if other != key}
+        self._shelves = {**shelves, key: Shelf.of(left)} if left else shelves
+        del self._places[case_id]
+        return True
 
 
-def embed(descriptors: Vector) -> Vector:
-    """Unit vectors float32 [n,D] of descriptors [n,D]: features of length 1, then the figures at their weight."""
-    features, figures = descriptors[:, :-FIGURES], descriptors[:, -FIGURES:]
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    joined = np.concatenate(
-        [features / np.maximum(length, 1e-6), _FIGURE_WEIGHT * figures / np.sqrt(np.float32(FIGURES))], axis=1
-    )
-    return np.asarray(joined / np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-6), np.float32)
-
-
-def _grown(group: _Group | None, cases: Sequence[StoredCase]) -> _Group:
-    """The group with more cases; rows are copied only when their room is used up, which then doubles."""
-    before = group.cases if group is not None else ()
-    width = group.rows.shape[1] if group is not None else len(cases[0].descriptor) if cases else 0
-    cases = [case for case in cases if len(case.descriptor) == width]
-    size = len(before) + len(cases)
-    rows = group.rows if group is not None else np.empty((0, width), np.float32)
-    if size > len(rows):
-        rows = np.empty((max(64, 2 * size), width), np.float32)
-        if group is not None:
-            rows[: len(before)] = group.matrix
-    if cases:
-        rows[len(before) : size] = embed(np.stack([case.descriptor for case in cases]))
-    return _Group((*before, *cases), rows, group.calibration if group is not None else None)
-
-
-def _nearest(distances: Vector, count: int) -> list[int]:
-    """Indices of the `count` smallest, ascending; equal ones in the order they came."""
-    near = np.argpartition(distances, count)[:count] if len(distances) > count else np.arange(len(distances))
-    return [int(index) for index in near[np.lexsort((near, distances[near]))]]
-
-
-def _vote(labels: Sequence[str], distances: Iterable[float]) -> tuple[str, float]:
-    """The label with the most weight and its share of all, 0..1; a near voter weighs more than a far one."""
-    weights: Counter[str] = Counter()
-    for label, distance in zip(labels, distances, strict=True):
-        weights[label] += 1 / (0.02 + max(0.0, float(distance)))  # type: ignore[assignment]
-    label, weight = max(weights.items(), key=lambda item: item[1])
-    return label, weight / sum(weights.values())
-
-
-def _calibrate(group: _Group) -> _Calibration:
-    """Each case (of a sample, where there are many) judged by all the others."""
-    count = len(group.cases)
-    sample = np.linspace(0, count - 1, min(count, _LEFT_OUT)).astype(int)
-    labels = [case.label for case in group.cases]
-    shares, right, mates = [], [], []
-    for index in sample:
-        distances = 1 - group.matrix @ group.matrix[index]
-        distances[index] = np.inf
-        voters = [other for other in _nearest(distances, _VOTERS) if other != index]
-        if not voters:
-            continue
-        label, share = _vote([labels[other] for other in voters], distances[voters])
-        shares.append(share)
-        right.append(label == labels[index])
-        same = [float(distances[other]) for other in voters if labels[other] == labels[index]]
-        if same:
-            mates.append(max(0.0, min(same)))
-    limit = float(np.quantile(mates, 0.95)) * _FAR_SLACK + 0.02 if mates else _FAR_UNTAUGHT
-    return _Calibration(count, limit, np.array(shares), np.array(right, bool))
-
-
-def _causes(cases: Sequence[StoredCase]) -> tuple[str, ...]:
-    """The cases' causes, the most frequent first, each with the inspections that it was found in."""
-    found: dict[str, list[str]] = {}
-    for case in cases:
-        if case.cause:
-            found.setdefault(case.cause, []).append(case.inspection_id)
-    ranked = sorted(found.items(), key=lambda item: -len(item[1]))
-    return tuple(f"{cause} (cases {', '.join(ids[:3])})" for cause, ids in ranked[:_TOLD])
+def _check(case: Case) -> None:
+    shape = np.shape(case.descriptor)
+    if len(shape) != 1 or shape[0] <= FIGURES or not np.isfinite(case.descriptor).all():
+        raise ValueError(
+            f"case {case.case_id}: descriptor {shape} is not a finite vector of more than {FIGURES} numbers"
+        )

@@ -1,0 +1,118 @@
+"""How alike two flaws are, and what the nearest reviewed ones say: the arithmetic of memory, on arrays.
+
+Features are brought to unit length and put beside the figures. Then differences that occur within a label count less: the space
+is whitened by the labels' pooled covariance, shrunk to a multiple of the identity (Friedman 1989), whose low rank makes
+it cheap. With few reviews this is close to plain distances; with many it learns what does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from service.captions.descriptor import FIGURES
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+FEATURE_WEIGHT = 2.0  # of the unit-length features beside figures of about -1..1; benchmarks/memory_accuracy.py
+_SHRINK = 0.5
+_MOST_FITTED = 1_000
+_VOTERS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A linear map float32 [D,D] after which plain squared distances compare flaws."""
+
+    turn: Floats
+
+    def __call__(self, rows: Floats) -> Floats:
+        return rows @ self.turn
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Cases in the metric's space: `rows` float32 [n,D], their squared lengths [n], label indices [n], labels' means [labels,D]
+    and how many cases each has."""
+
+    rows: Floats
+    squares: Floats
+    labels: Indices
+    means: Floats
+    counts: Indices
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """`shares` [labels] add up to 1; `nearest`: case indices, nearest first, and their squared `distances`."""
+
+    shares: NDArray[np.float64]
+    nearest: Indices
+    distances: Floats
+
+    @property
+    def winner(self) -> int:
+        return int(self.shares.argmax())
+
+
+def embed(descriptors: Floats) -> Floats:
+    """float32 [n,D]: unit-length features times their weight, then the figures."""
+    features, figures = descriptors[:, :-FIGURES], descriptors[:, -FIGURES:]
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features * (np.float32(FEATURE_WEIGHT) / np.maximum(lengths, np.float32(1e-12)))
+    return np.concatenate((unit, figures), axis=1)
+
+
+def fit_metric(rows: Floats, labels: Indices) -> Metric:
+    """From embedded cases [n,D] and their label indices [n]; the identity while no label has two cases."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, _MOST_FITTED).astype(np.intp))
+    rows, (_, labels) = rows[chosen], np.unique(labels[chosen], return_inverse=True)
+    freedom = len(rows) - int(labels.max()) - 1
+    size = rows.shape[1]
+    if freedom < 1:
+        return Metric(np.eye(size, dtype=np.float32))
+    means = _sums(rows, labels, int(labels.max()) + 1) / np.bincount(labels)[:, None]
+    _, values, axes = np.linalg.svd((rows - means[labels]) / np.sqrt(freedom), full_matrices=False)
+    variances = values.astype(np.float64) ** 2
+    base = _SHRINK * max(variances.sum() / size, 1e-6)
+    gain = 1 / np.sqrt((1 - _SHRINK) * variances + base) - 1 / np.sqrt(base)
+    turn = np.eye(size) / np.sqrt(base) + (axes.T * gain) @ axes
+    return Metric(turn.astype(np.float32))
+
+
+def bank(rows: Floats, labels: Indices, count: int) -> Bank:
+    """Cases already in the metric's space, [n,D], with label indices below `count`."""
+    counts = np.bincount(labels, minlength=count)
+    means = (_sums(rows, labels, count) / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    return Bank(rows, np.einsum("nd,nd->n", rows, rows), labels, means, counts)
+
+
+def vote(cases: Bank, query: Floats, most: int = _VOTERS) -> Vote:
+    """What the nearest cases and the nearest label means say of `query` [D], in the metric's space.
+
+    Half of the votes go to the nearest cases by inverse distance, half to the labels by the distance of their means: with few
+    reviews a mean is steadier than a case, with many a case knows more.
+    """
+    apart = np.maximum(cases.squares - 2 * (cases.rows @ query) + query @ query, 0)
+    most = min(most, len(apart))
+    nearest = np.argpartition(apart, most - 1)[:most]
+    nearest = nearest[np.lexsort((nearest, apart[nearest]))]
+    voters = nearest[:_VOTERS]
+    weights = 1 / (apart[voters].astype(np.float64) + 1e-6)
+    by_case = np.bincount(cases.labels[voters], weights, minlength=len(cases.means))
+    known = cases.counts > 0
+    to_means = ((cases.means - query) ** 2).sum(axis=1, dtype=np.float64)
+    scaled = np.where(known, to_means / max(to_means[known].min(), 1e-6), np.inf)
+    by_mean = np.exp(-4 * (scaled - 1))
+    shares = by_case / by_case.sum() + by_mean / by_mean.sum()
+    return Vote(shares / 2, nearest, apart[nearest])
+
+
+def _sums(rows: Floats, labels: Indices, count: int) -> NDArray[np.float64]:
+    members = sparse.csr_array((np.ones(len(rows)), (labels, np.arange(len(rows)))), shape=(count, len(rows)))
+    sums: NDArray[np.float64] = members @ rows
+    return sums

@@ -1,0 +1,256 @@
+"""The memory of reviewed flaws."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.captions.calibration import calibrate
+from service.captions.descriptor import FIGURES, case_descriptor
+from service.captions.memory import Memory, Recall
+from service.captions.neighbours import bank, embed, fit_metric, vote
+from service.captions.products import UNKNOWN
+
+TEACHER, OTHER_TEACHER = "a" * 64, "b" * 64
+CHANNELS = 12
+LABELS = ("scratch", "dent", "stain")
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    case_id: str
+    inspection_id: str
+    product: str
+    teacher_sha256: str
+    label: str
+    cause: str
+    action: str
+    descriptor: NDArray[np.float32]
+
+
+def descriptor(label: str, rng: np.random.Generator, spread: float = 0.15) -> NDArray[np.float32]:
+    """A flaw of that label: each label lies along an axis of its own."""
+    features = np.zeros(CHANNELS, np.float32)
+    features[(*LABELS, "rust").index(label)] = 1
+    figures = np.full(FIGURES, 0.2 * (*LABELS, "rust").index(label), np.float32)
+    return case_descriptor(
+        features + rng.normal(0, spread, CHANNELS).astype(np.float32),
+        figures + rng.normal(0, spread, FIGURES).astype(np.float32),
+    )
+
+
+def case(number: int, label: str, product: str = "plate", teacher: str = TEACHER, **fields: str) -> Reviewed:
+    rng = np.random.default_rng(number)
+    told = {"cause": f"cause of {label}", "action": f"action for {label}", **fields}
+    return Reviewed(f"c{number}", f"i{number}", product, teacher, label, descriptor=descriptor(label, rng), **told)
+
+
+def cases(each: int, labels: tuple[str, ...] = LABELS) -> list[Reviewed]:
+    return [case(100 * place + number, label) for place, label in enumerate(labels) for number in range(each)]
+
+
+def asked(memory: Memory, label: str, seed: int = 9999) -> Recall:
+    found = memory.recall("plate", TEACHER, descriptor(label, np.random.default_rng(seed)))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_reviewed_cases_name_a_flaw_like_them_with_cause_action_and_neighbours(label: str) -> None:
+    found = asked(Memory(cases(15)), label)
+    assert (found.label, found.guess, found.sure) == (label, label, True)
+    assert (found.causes, found.action) == ((f"cause of {label}",), f"action for {label}")
+    assert [item.label for item in found.similar] == [label] * 5
+    assert [item.distance for item in found.cases] == [item.distance for item in found.similar]
+    assert all(0 <= item.distance <= 2 for item in found.similar)
+    assert {item.case_id for item in found.cases} <= {item.case_id for item in cases(15)}
+
+
+def test_a_flaw_far_from_all_cases_is_unknown_and_not_sure() -> None:
+    found = asked(Memory(cases(15)), "rust")
+    assert found.label == UNKNOWN
+    assert found.guess in LABELS
+    assert (found.sure, found.causes, found.action) == (False, (), "")
+    assert len(found.similar) == 5
+
+
+def test_most_flaws_of_a_known_label_are_not_called_unknown() -> None:
+    memory = Memory(cases(20))
+    answers = [asked(memory, label, seed).label == label for label in LABELS for seed in range(5000, 5030)]
+    assert np.mean(answers) >= 0.85
+
+
+def test_an_empty_memory_and_other_products_and_teachers_say_nothing() -> None:
+    memory = Memory([case(1, "dent", product="gear"), case(2, "dent", teacher=OTHER_TEACHER)])
+    assert memory.recall("plate", TEACHER, descriptor("dent", np.random.default_rng(0))) is None
+    assert Memory().recall("plate", TEACHER, np.zeros(3, np.float32)) is None
+
+
+def test_descriptors_of_different_teachers_may_differ_in_length() -> None:
+    longer = replace(case(2, "dent", teacher=OTHER_TEACHER), descriptor=np.ones(CHANNELS + FIGURES + 5, np.float32))
+    memory = Memory([*cases(3), longer])
+    assert asked(memory, "dent").guess == "dent"
+    with pytest.raises(ValueError, match="teacher's are"):
+        memory.recall("plate", OTHER_TEACHER, descriptor("dent", np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [np.ones(FIGURES, np.float32), np.full(CHANNELS + FIGURES, np.nan, np.float32), np.ones((1, 30), np.float32)],
+)
+def test_a_descriptor_that_is_none_is_refused_and_changes_nothing(broken: NDArray[np.float32]) -> None:
+    memory = Memory(cases(3))
+    with pytest.raises(ValueError, match="descriptor"):
+        memory.add(case(7, "rust", product="gear"), replace(case(8, "rust"), descriptor=broken))
+    assert len(memory) == 9
+    with pytest.raises(ValueError, match="descriptor"):
+        memory.add(replace(case(8, "rust"), descriptor=np.ones(CHANNELS + FIGURES + 1, np.float32)))
+    assert len(memory) == 9
+
+
+def test_one_review_teaches_a_new_label_and_removing_it_forgets() -> None:
+    memory = Memory(cases(15))
+    memory.add(case(900, "rust"), case(901, "rust"))
+    assert asked(memory, "rust").guess == "rust"
+    assert memory.remove("c900")
+    assert memory.remove("c901")
+    assert not memory.remove("c901")
+    assert asked(memory, "rust").label == UNKNOWN
+    for item in cases(15):
+        memory.remove(item.case_id)
+    assert len(memory) == 0
+    assert memory.recall("plate", TEACHER, descriptor("dent", np.random.default_rng(0))) is None
+
+
+def test_a_case_reviewed_again_takes_the_place_of_its_first() -> None:
+    memory = Memory(cases(2))
+    memory.add(replace(case(0, "scratch"), cause="loose jaw"))
+    memory.add(case(1, "scratch", product="gear"))
+    assert len(memory) == 6
+    assert "loose jaw" in asked(memory, "scratch").causes
+    assert memory.recall("gear", TEACHER, descriptor("dent", np.random.default_rng(0))) is not None
+    assert all(item.case_id != "c1" for item in asked(memory, "scratch").cases)
+
+
+def test_unknown_is_no_lesson() -> None:
+    memory = Memory([replace(case(1, "dent"), label=UNKNOWN)])
+    assert len(memory) == 0
+
+
+def test_one_case_alone_names_only_itself() -> None:
+    memory = Memory([case(1, "dent")])
+    assert asked(memory, "dent").label == UNKNOWN
+    again = memory.recall("plate", TEACHER, case(1, "dent").descriptor)
+    assert again is not None
+    assert (again.label, again.sure) == ("dent", False)
+
+
+def test_few_reviews_promise_little() -> None:
+    few, many = asked(Memory(cases(2)), "dent"), asked(Memory(cases(20)), "dent")
+    assert few.confidence < many.confidence <= 1
+
+
+def test_labels_given_at_random_get_no_confidence() -> None:
+    rng = np.random.default_rng(0)
+    noise = [replace(item, label=str(rng.choice(LABELS))) for item in cases(25)]
+    assert all(not asked(Memory(noise), label).sure for label in LABELS)
+
+
+def test_regions_of_one_inspection_do_not_vouch_for_each_other() -> None:
+    twins = [
+        replace(item, case_id=f"{item.case_id}-{copy}", descriptor=item.descriptor + np.float32(1e-4 * copy))
+        for item in cases(1)
+        for copy in range(10)
+    ]
+    _, labels = np.unique([item.label for item in twins], return_inverse=True)
+    _, groups = np.unique([item.inspection_id for item in twins], return_inverse=True)
+    found = calibrate(embed(np.stack([item.descriptor for item in twins])), labels, groups, 3)
+    assert len(found.shares) == 0
+    assert found.confidence(1.0) == 0.5
+    assert not asked(Memory(twins), "dent").sure
+
+
+@given(st.permutations(range(12)))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_cases_does_not_matter(order: list[int]) -> None:
+    all_cases = cases(4)
+    one, other = asked(Memory(all_cases), "stain"), asked(Memory([all_cases[place] for place in order]), "stain")
+    assert (one.label, one.guess, one.similar) == (other.label, other.guess, other.similar)
+
+
+def test_adding_one_by_one_comes_to_the_same_as_loading() -> None:
+    grown = Memory()
+    for item in cases(10):
+        grown.add(item)
+    for label in (*LABELS, "rust"):
+        assert asked(grown, label).guess == asked(Memory(cases(10)), label).guess
+
+
+def test_beyond_the_refitting_size_cases_are_still_found_at_once() -> None:
+    memory = Memory(cases(80))
+    added = case(5000, "dent", cause="new cause")
+    memory.add(added)
+    found = memory.recall("plate", TEACHER, added.descriptor)
+    assert found is not None
+    assert found.cases[0].case_id == "c5000"
+    assert found.cases[0].distance == pytest.approx(0, abs=1e-6)
+    assert found.causes[0] == "new cause"
+
+
+def test_readers_are_not_disturbed_by_a_writer() -> None:
+    memory = Memory(cases(5))
+    faults: list[object] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            for label in LABELS:
+                found = asked(memory, label)
+                if found.guess != label:
+                    faults.append(found)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(30):
+        memory.add(case(3000 + number, LABELS[number % 3]))
+        memory.remove(f"c{3000 + number - 5}")
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert faults == []
+    assert len(memory) == 15 + 5
+
+
+def test_nearest_is_exact() -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(500, 20)).astype(np.float32)
+    labels = rng.integers(0, 4, 500)
+    query = rng.normal(size=20).astype(np.float32)
+    found = vote(bank(rows, labels, 4), query, most=7)
+    apart = ((rows - query) ** 2).sum(axis=1)
+    assert list(found.nearest) == list(np.argsort(apart)[:7])
+    np.testing.assert_allclose(found.distances, np.sort(apart)[:7], rtol=1e-4)
+    assert found.shares.sum() == pytest.approx(1)
+
+
+def test_the_metric_forgives_what_differs_within_labels() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(0, (5, 0.2), (60, 2)).astype(np.float32)
+    labels = np.repeat([0, 1], 30)
+    rows[30:, 1] += 2
+    metric = fit_metric(rows, labels)
+    along, across = metric(np.eye(2, dtype=np.float32))
+    assert np.linalg.norm(across) > 1.3 * np.linalg.norm(along)
+    np.testing.assert_array_equal(fit_metric(rows[[0, 30]], labels[[0, 30]]).turn, np.eye(2))
+
+
+def test_figures_of_another_length_make_no_descriptor() -> None:
+    with pytest.raises(ValueError, match="figures"):
+        case_descriptor(np.zeros(4, np.float32), np.zeros(FIGURES - 1, np.float32))
