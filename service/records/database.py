@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from alembic.util.exc import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 
-from service.errors import SettingsError
+from service.errors import RecordsFailure, SettingsError
 
+log = logging.getLogger("flawscribe.records")
 _BUSY_MS = 10_000
 _MIGRATION_LOCK = 0x666C6177  # any number that is ours
 _WRITES = "flawscribe_writes"
@@ -35,9 +37,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads; on SQLite a snapshot that never waits for the writer."""
-        with self.engine.connect() as connection, connection.begin():
-            yield connection
+        """A transaction that only reads; on SQLite a snapshot that never waits for the writer. Raises RecordsFailure for
+        whatever the database refuses within."""
+        try:
+            with self.engine.connect() as connection, connection.begin():
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise refusal(error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -50,6 +56,12 @@ class Database:
         self.engine.dispose()
 
 
+def refusal(error: sa.exc.SQLAlchemyError) -> RecordsFailure:
+    """What callers are told of a database's error; its own words, which may hold data and addresses, go to the log."""
+    log.error("records database: %s", getattr(error, "orig", None) or error)
+    return RecordsFailure(f"the records database failed ({type(error).__name__}); its log line says more")
+
+
 def upsert_for(dialect: str, table: sa.Table) -> Any:
     """An INSERT that knows ON CONFLICT, of `sqlite` or `postgresql`."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
@@ -57,9 +69,9 @@ def upsert_for(dialect: str, table: sa.Table) -> Any:
 
 def insert_unless_there(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
     """Insert a row unless one of the same key is there; whether it was inserted."""
-    insert = upsert_for(connection.dialect.name, table).values(**row).on_conflict_do_nothing()
+    insert = upsert_for(connection.dialect.name, table).on_conflict_do_nothing()
     counting = {"preserve_rowcount": True}  # PostgreSQL's driver does not say it of an INSERT otherwise
-    return bool(connection.execute(insert, execution_options=counting).rowcount > 0)
+    return bool(connection.execute(insert, row, execution_options=counting).rowcount > 0)
 
 
 def open_database(folder: Path, url: str | None = None) -> Database:
@@ -85,6 +97,8 @@ def open_database(folder: Path, url: str | None = None) -> Database:
 def migrate(connection: sa.Connection) -> None:
     """Bring the schema up to date in the connection's transaction. One process at a time: the others wait."""
     if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another's migration may take long
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))

@@ -62,9 +62,17 @@ class WindowDrift:
 
 
 def read_accepted_p_values(
-    database: Database, model: str, version: int, precision: str, *, since: datetime, until: datetime
+    database: Database,
+    model: str,
+    version: int,
+    precision: str,
+    *,
+    since: datetime,
+    until: datetime,
+    review_threshold: float | None = None,
 ) -> tuple[Seen, ...]:
-    """The p-values of parts that one form of a model accepted (`ok`), oldest first."""
+    """The p-values of parts that one form of a model accepted (`ok`), oldest first. `review_threshold`: the model's own, to
+    leave out requests that brought another threshold, whose accepted parts are cut off elsewhere."""
     c = inspections.c
     query = (
         sa.select(c.created_at, c.p_value)
@@ -72,6 +80,8 @@ def read_accepted_p_values(
         .where(c.verdict == Decision.OK.value, c.p_value.is_not(None), c.created_at >= since, c.created_at < until)
         .order_by(c.created_at, c.id)
     )
+    if review_threshold is not None:
+        query = query.where(c.review_threshold == review_threshold)
     with database.reading() as connection:
         return tuple(Seen(row.created_at, row.p_value) for row in connection.execute(query))
 

@@ -14,7 +14,7 @@ from service.errors import InvalidParameter, NoSuchRecord
 from service.records.database import Database, insert_unless_there
 from service.records.entities import Caption, Record
 from service.records.paging import Place, read_cursor, write_cursor
-from service.records.rows import caption_row, clean, inspection_row, record_from, review_from
+from service.records.rows import caption_row, clean, inspection_row, record_from, review_from, utc
 from service.records.schema import WHOLE_PICTURE, classifications, inspections, labels, reviews
 from service.types import Decision
 
@@ -53,7 +53,7 @@ def insert_record(connection: sa.Connection, record: Record) -> None:
 
 def insert_caption(connection: sa.Connection, inspection_id: str, caption: Caption, at: datetime) -> None:
     """Write an inspection's words, in place of those it had. Labels that a person gave stay. Raises NoSuchRecord."""
-    if connection.execute(sa.select(inspections.c.id).where(inspections.c.id == inspection_id)).first() is None:
+    if connection.execute(sa.select(inspections.c.id).where(inspections.c.id == clean(inspection_id))).first() is None:
         raise NoSuchRecord(f"there is no inspection {inspection_id}")
     connection.execute(sa.delete(classifications).where(classifications.c.inspection_id == inspection_id))
     connection.execute(sa.insert(classifications), caption_row(inspection_id, caption, at))
@@ -83,7 +83,8 @@ class Inspections:
     def get(self, inspection_id: str) -> Record:
         """One inspection with descriptors, words and reviews. Raises NoSuchRecord."""
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(inspections).where(inspections.c.id == inspection_id)).mappings().first()
+            mine = sa.select(inspections).where(inspections.c.id == clean(inspection_id))
+            row = connection.execute(mine).mappings().first()
             if row is None:
                 raise NoSuchRecord(f"there is no inspection {inspection_id}")
             return _whole(connection, [row])[0]
@@ -125,13 +126,13 @@ def _select(filters: Filters, behind: Place | None) -> sa.Select[Any]:
         c.station: filters.station,
         c.verdict: None if filters.verdict is None else filters.verdict.value,
     }
-    query = sa.select(*_LIGHT).where(*(column == value for column, value in wanted.items() if value is not None))
+    query = sa.select(*_LIGHT).where(*(column == clean(value) for column, value in wanted.items() if value is not None))
     if filters.label is not None:
-        query = query.where(c.id.in_(sa.select(labels.c.inspection_id).where(labels.c.label == filters.label)))
+        query = query.where(c.id.in_(sa.select(labels.c.inspection_id).where(labels.c.label == clean(filters.label))))
     if filters.since is not None:
-        query = query.where(c.created_at >= filters.since)
+        query = query.where(c.created_at >= utc("since", filters.since))
     if filters.until is not None:
-        query = query.where(c.created_at < filters.until)
+        query = query.where(c.created_at < utc("until", filters.until))
     if behind is not None:
         older = sa.or_(c.created_at < behind.created_at, sa.and_(c.created_at == behind.created_at, c.id < behind.id))
         query = query.where(c.created_at <= behind.created_at, older)

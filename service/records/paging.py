@@ -34,10 +34,11 @@ def read_cursor(cursor: str, filters: Any) -> Place:
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         created_at, last, shape = json.loads(raw)
-        place = Place(datetime.fromisoformat(created_at), str(last))
-    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
+        moment = datetime.fromisoformat(created_at)
+        place = Place(moment.astimezone(UTC), str(last))
+    except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidParameter(_BAD) from error
-    if shape != _print(filters) or place.created_at.tzinfo is None:
+    if shape != _print(filters) or moment.tzinfo is None or not (place.id.isascii() and place.id.isalnum()):
         raise InvalidParameter(_BAD)
     return place
 

@@ -11,6 +11,7 @@ from service.errors import InvalidParameter, NoSuchRecord
 from service.records.database import Database
 from service.records.entities import Record
 from service.records.inspections import whole_records
+from service.records.rows import clean
 from service.records.schema import inspections
 from service.records.truth import is_flawed
 from service.types import Decision
@@ -43,7 +44,7 @@ def part_verdict(database: Database, serial: str, product: str | None = None) ->
     Raises NoSuchRecord, and InvalidParameter when several products have this serial and none is named.
     """
     c = inspections.c
-    mine = [c.serial == serial] + ([] if product is None else [c.product == product])
+    mine = [c.serial == clean(serial)] + ([] if product is None else [c.product == clean(product)])
     place = sa.func.row_number().over(
         partition_by=(c.product, c.station, c.view), order_by=(c.created_at.desc(), c.id.desc())
     )

@@ -52,7 +52,7 @@ class ReviewWork:
     """
 
     def __init__(self, inspection_id: str, review: Review, at: datetime) -> None:
-        self._inspection_id = inspection_id
+        self._inspection_id = clean(inspection_id)
         self._review = _checked(review)
         self._at = at
         self._case_id = uuid.uuid4().hex

@@ -87,6 +87,16 @@ def clean(text: str) -> str:
     return text.replace(_NUL, "\ufffd").encode("utf-8", "replace").decode()
 
 
+def utc(name: str, moment: datetime) -> datetime:
+    """The aware time in UTC. Raises InvalidParameter naming it when it has no zone or lies beyond the calendar."""
+    try:
+        if moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidParameter(f"{name} lies beyond the calendar") from error
+    raise InvalidParameter(f"{name} needs a time zone, such as 2026-03-09T06:00:00Z")
+
+
 def finite(value: float) -> float | None:
     """The number, or None for an infinity or not-a-number."""
     return float(value) if math.isfinite(value) else None

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from service.errors import FlawscribeError, RecordsBusy, RecordsFailure
-from service.records.database import Database
+from service.errors import FlawscribeError, RecordsBusy
+from service.records.database import Database, refusal
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
@@ -133,7 +133,7 @@ class Writer:
 
 def _told(error: Exception) -> Exception:
     if isinstance(error, sa.exc.SQLAlchemyError):
-        failure = RecordsFailure(f"the records database refused: {getattr(error, 'orig', None) or error}")
+        failure = refusal(error)
         failure.__cause__ = error
         return failure
     return error

@@ -98,6 +98,8 @@ def test_accepted_parts_of_one_form_are_read_and_watched_by_window(records: Reco
     until = START + timedelta(seconds=100)
     seen = read_accepted_p_values(records.database, "polka-dot", 1, "int8", since=START, until=until)
     assert [each.p_value for each in seen] == [0.1, 0.2, 0.6]
+    span = {"since": START, "until": until}
+    assert read_accepted_p_values(records.database, "polka-dot", 1, "int8", review_threshold=0.9, **span) == ()
     step = timedelta(seconds=30)
     spans = [(start - START, end - START, list(values)) for start, end, values in by_window(seen, START, until, step)]
     assert [values for *_, values in spans] == [[0.1, 0.2], [], [0.6], []]

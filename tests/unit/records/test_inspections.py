@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import InvalidParameter, NoSuchRecord
+from service.errors import InvalidParameter, NoSuchRecord, RecordsFailure
+from service.records.entities import Review
 from service.records.inspections import Filters
 from service.records.paging import Place, read_cursor, write_cursor
 from service.records.rows import record_of
@@ -185,6 +186,37 @@ def test_a_cursor_belongs_to_its_listing(records: Records) -> None:
             records.inspections.page(Filters(), limit=limit)
 
 
+@pytest.mark.parametrize("word", ["\x00", "\ud800", "'; DROP TABLE inspections; --", "x" * 5000])
+def test_strange_words_are_only_words(records: Records, word: str) -> None:
+    saved(records, record(1))
+    for name in ("product", "lot", "serial", "station", "label"):
+        assert ids(records, **{name: word}) == []
+    with pytest.raises(NoSuchRecord):
+        records.inspections.get(word)
+    with pytest.raises(NoSuchRecord):
+        records.part(word, word)
+    with pytest.raises(NoSuchRecord):
+        records.review(word, Review("right", "Kim")).result(20)
+    assert ids(records) == [1]
+
+
+@pytest.mark.parametrize(
+    "moment", [datetime(2026, 3, 9), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))], ids=["naive", "early"]
+)
+def test_a_span_outside_time_is_refused(records: Records, moment: datetime) -> None:
+    for name in ("since", "until"):
+        with pytest.raises(InvalidParameter, match=name):
+            ids(records, **{name: moment})
+
+
+def test_a_database_that_fails_is_told_without_its_words(records: Records) -> None:
+    with records.database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE inspections RENAME TO secret")
+    with pytest.raises(RecordsFailure) as failure:
+        ids(records)
+    assert "inspections" not in failure.value.detail
+
+
 @settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_cursor_or_refused(text: str) -> None:
@@ -193,6 +225,6 @@ def test_any_text_is_a_cursor_or_refused(text: str) -> None:
 
 
 @settings(deadline=None)
-@given(st.datetimes(timezones=st.just(UTC)), st.text(alphabet="0123456789abcdef", max_size=32))
+@given(st.datetimes(timezones=st.just(UTC)), st.text(alphabet="0123456789abcdef", min_size=1, max_size=32))
 def test_a_cursor_is_read_as_it_was_written(moment: datetime, last: str) -> None:
     assert read_cursor(write_cursor(Place(moment, last), "f"), "f") == Place(moment, last)
