@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
+from service.errors import RecordsFailure
 from service.records.database import Database
 from service.records.pictures import GRACE_S, Kept, Pictures
 from service.records.schema import cases, idempotency, inspections
@@ -60,7 +61,13 @@ class Retention:
 
     def run(self) -> Removed:
         """One round: expired keys, old inspections, pictures that nothing refers to, then the oldest pictures over the
-        size. Blocks; to be called in a thread."""
+        size. Blocks; to be called in a thread. Raises RecordsBusy, RecordsFailure; what was removed by then stays so."""
+        try:
+            return self._run()
+        except OSError as error:
+            raise RecordsFailure(f"the folder of pictures failed: {error.strerror or error}") from error
+
+    def _run(self) -> Removed:
         keys = self._repeat(self._expire_keys)
         gone = 0 if self._keep.age is None else self._repeat(self._remove_old)
         orphans = self._sweep()

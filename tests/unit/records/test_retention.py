@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from service.errors import NoSuchRecord
+from service.errors import NoSuchRecord, RecordsFailure
 from service.records.entities import Record, Review
 from service.records.idempotency import Answer
 from service.records.inspections import Filters
+from service.records.pictures import Pictures
 from service.records.retention import Keep, Removed, Retention
 from service.records.schema import classifications, idempotency, labels
 from service.records.store import Records
@@ -128,6 +129,16 @@ def test_a_young_picture_is_never_taken(records: Records, clock: Clock) -> None:
     assert records.pictures.get(item.image_sha256)
     clock.time += timedelta(hours=2)
     assert retention(records, clock, grace_s=-HOUR).run().pictures == 2
+
+
+def test_a_folder_that_fails_is_a_failure(records: Records, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Pictures, sha256: str, grace_s: float) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    pictured(records, 1, hours=50)
+    monkeypatch.setattr(Pictures, "remove", broken)
+    with pytest.raises(RecordsFailure, match="Permission denied"):
+        retention(records, clock, age=timedelta(hours=48)).run()
 
 
 def test_expired_keys_go(records: Records, clock: Clock) -> None:
