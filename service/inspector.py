@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.load import Bundle, anomaly_map_of
-from service.captions.figures import FIGURES, measure, region_vector
+from service.captions.descriptor import FIGURES
+from service.captions.figures import measure, region_vector
 from service.decision.regions import region_descriptors, region_pixels
 from service.decision.scale import picture_map, stitch_features
 from service.decision.verdict import judge, limits

@@ -146,7 +146,9 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         window_limit=_JUDGE_WINDOWS,
     )
     judge.border = chooser.border
-    networks = export_forms(detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half)
+    networks = export_forms(
+        detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half
+    )
     sessions = {name: open_session(data, form=name, provider="cpu") for name, data in networks.items()}
     forms = {
         name: calibrate_form(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from service.bundle.load import Bundle, EngineOptions, load_bundle
+from service.captions.descriptor import FIGURES
 from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloaded, TooLarge, UnreadableImage
 from service.inspector import Inspector, Picture, anomaly_map_of
 from service.metrics import Metrics
@@ -320,10 +321,10 @@ def test_descriptors_come_when_asked_for_one_a_region(make: Made, probe: Bundle)
     assert inspect(inspector, probe, picture).descriptors is None
     inspection = inspect(inspector, probe, picture, descriptors=True)
     assert inspection.descriptors is not None
-    assert inspection.descriptors.shape == (2, 384)
+    assert inspection.descriptors.shape == (2, 384 + FIGURES)
     first, second = inspection.descriptors[:, 0]  # the probe's features are its map
     assert 0.6 < first <= 1
     assert 0.3 < second < 0.66
     untouched = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
     assert untouched.descriptors is not None
-    assert untouched.descriptors.shape == (0, 384)
+    assert untouched.descriptors.shape == (0, 384 + FIGURES)
