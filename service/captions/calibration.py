@@ -1,7 +1,7 @@
 """How far is far, and what a vote is worth: read off the reviewed cases by judging each from the others.
 
 Cases of one inspection are left out together, since regions of one picture are too alike; metric and means are fitted without
-them. With few inspections each is left out alone, with many in tenths; beyond a thousand cases a sample stands for all.
+them. With few inspections each is left out alone, with many a fifth at once; beyond 500 cases a sample stands for all.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from service.captions.neighbours import Floats, Indices, bank, fit_metric, vote
 
-_MOST_CASES = 1_000
+_MOST_CASES = 500
 _ALONE_UP_TO = 40  # inspections
-_TENTHS = 10
+_FIFTHS = 5
 _WINDOW = 20  # votes of about the same share, over which a confidence is counted
 _WITHIN = 0.95  # of the cases of a known label must lie within the limit of what is near
 _ENOUGH = 10  # distances for a label to have a limit of its own
@@ -45,7 +45,7 @@ def calibrate(rows: Floats, labels: Indices, groups: Indices, count: int) -> Cal
     """From embedded cases [n,D], their label indices [n] below `count`, and the inspections [n] that they are of."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, _MOST_CASES).astype(np.intp))
     rows, labels, (names, groups) = rows[chosen], labels[chosen], np.unique(groups[chosen], return_inverse=True)
-    folds = groups if len(names) <= _ALONE_UP_TO else groups % _TENTHS
+    folds = groups if len(names) <= _ALONE_UP_TO else groups % _FIFTHS
     shares, right, near, whose = [], [], [], []
     for fold in np.unique(folds):
         out = folds == fold

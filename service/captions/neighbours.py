@@ -1,8 +1,8 @@
 """How alike two flaws are, and what the nearest reviewed ones say: the arithmetic of memory, on arrays.
 
-Features are brought to unit length and put beside the figures. Then differences that occur within a label count less: the space
-is whitened by the labels' pooled covariance, shrunk to a multiple of the identity (Friedman 1989), whose low rank makes
-it cheap. With few reviews this is close to plain distances; with many it learns what does not matter.
+Features are brought to unit length and put beside the figures. Then differences that occur within a label count less: the
+space is whitened by the labels' pooled covariance, shrunk towards a multiple of the identity (Friedman 1989). With few reviews
+this is close to plain distances; with many it learns what does not matter.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import linalg, sparse
 
 from service.captions.descriptor import FIGURES
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
-FEATURE_WEIGHT = 2.0  # of the unit-length features beside figures of about -1..1; benchmarks/memory_accuracy.py
+FEATURE_WEIGHT = 2.0  # of unit-length features beside figures of about -2..2: docs/captions.md
 _SHRINK = 0.5
 _MOST_FITTED = 1_000
 _VOTERS = 5
@@ -76,12 +76,14 @@ def fit_metric(rows: Floats, labels: Indices) -> Metric:
     if freedom < 1:
         return Metric(np.eye(size, dtype=np.float32))
     means = _sums(rows, labels, int(labels.max()) + 1) / np.bincount(labels)[:, None]
-    _, values, axes = np.linalg.svd((rows - means[labels]) / np.sqrt(freedom), full_matrices=False)
-    variances = values.astype(np.float64) ** 2
-    base = _SHRINK * max(variances.sum() / size, 1e-6)
-    gain = 1 / np.sqrt((1 - _SHRINK) * variances + base) - 1 / np.sqrt(base)
-    turn = np.eye(size) / np.sqrt(base) + (axes.T * gain) @ axes
-    return Metric(turn.astype(np.float32))
+    apart = (rows - means[labels]) / np.sqrt(freedom)
+    within = apart.T @ apart
+    base = max(np.trace(within) / size, 1e-6)
+    lower = np.linalg.cholesky((1 - _SHRINK) * within + _SHRINK * base * np.eye(size))
+    turn = linalg.solve_triangular(
+        lower, np.eye(size), lower=True
+    ).T  # its square is the inverse: far cheaper than axes
+    return Metric(np.ascontiguousarray(turn, np.float32))
 
 
 def bank(rows: Floats, labels: Indices, count: int) -> Bank:
