@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,14 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
     if options.json is not None:
-        content = {"machine": describe(), "descriptor": CHANNELS + FIGURES, "rounds": options.rounds, "rows": rows}
+        load = round(os.getloadavg()[0], 1)  # others may share the machine
+        content = {
+            "machine": describe(),
+            "load_average": load,
+            "descriptor": CHANNELS + FIGURES,
+            "rounds": options.rounds,
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
