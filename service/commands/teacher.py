@@ -45,7 +45,7 @@ def learn(
     size: Annotated[str, typer.Option(help="PDN: small or medium.")] = "small",
     steps: Annotated[int, typer.Option(min=1, help="Steps of 16 crops.")] = 3000,
     generated: Annotated[int, typer.Option(min=0, help="Generated textures added to the pictures.")] = 3000,
-    start_from: Annotated[Path | None, typer.Option(help="Checkpoint of an earlier run to go on from.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Checkpoint of a run, or a teacher, to go on from.")] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate of the one cycle.")] = 1e-3,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     seed: Annotated[int, typer.Option(help="The same seed draws the same crops.")] = 0,

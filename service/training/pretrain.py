@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from service.errors import BadRequest
 from service.training.network import TEACHER_CHANNELS, Pdn, PdnSize, normalise
-from service.training.teacher import save_teacher
+from service.training.teacher import load_teacher, save_teacher
 from service.training.teacher_views import MAX_SHIFT, Views, draw_views, load_pictures
 
 
@@ -52,7 +52,7 @@ class PretrainSettings:
     learning_rate: float = 1e-3
     seed: int = 0
     save_every: int = 100
-    start_from: str | None = None  # checkpoint of an earlier run whose weights this one goes on from
+    start_from: str | None = None  # checkpoint of an earlier run, or a teacher, whose weights this one goes on from
 
 
 def pretrain(
@@ -67,8 +67,7 @@ def pretrain(
     torch.manual_seed(settings.seed)
     learner = _Learner(settings)
     if settings.start_from is not None and not checkpoint.exists():
-        # a run of another recipe may have fewer parts
-        learner.load_state_dict(_read(Path(settings.start_from))["learner"], strict=False)
+        _begin_with(learner, settings.start_from)
     learner = learner.to(device=device)
     learner.pdn = learner.pdn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
@@ -94,6 +93,14 @@ def pretrain(
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
             _save(checkpoint, settings, step + 1, learner=learner, optimiser=optimiser, schedule=schedule)
     return learner.pdn.eval().requires_grad_(False)
+
+
+def _begin_with(learner: _Learner, start: str) -> None:
+    """Take the weights of a run's checkpoint, or the network of a teacher (`*.safetensors`)."""
+    if start.endswith(".safetensors"):
+        learner.pdn.load_state_dict(load_teacher(start).network.state_dict())
+    else:  # a run of another recipe may have fewer parts
+        learner.load_state_dict(_read(Path(start))["learner"], strict=False)
 
 
 def _ahead(draw: Callable[[int], Views], steps: Iterable[int]) -> Iterator[Views]:
@@ -138,7 +145,11 @@ def _runs(checkpoint: Path) -> list[dict[str, Any]]:
     state = _read(checkpoint)
     settings = {**state["settings"], "folders": [Path(folder).name for folder in state["settings"]["folders"]]}
     earlier = settings.pop("start_from", None)
-    before = _runs(Path(earlier)) if earlier else []
+    before = []
+    if earlier and earlier.endswith(".safetensors"):
+        before = list(load_teacher(earlier).card.get("recipe", {}).get("runs", []))
+    elif earlier:
+        before = _runs(Path(earlier))
     return [*before, {"steps_done": state["step"], "settings": settings}]
 
 

@@ -114,6 +114,17 @@ def test_warm_start_goes_on_from_the_earlier_weights(tmp_path: Path) -> None:
     assert [run["steps_done"] for run in load_teacher("later", tmp_path).card["recipe"]["runs"]] == [2, 1]
 
 
+def test_a_run_may_go_on_from_a_teacher(tmp_path: Path) -> None:
+    pretrain(replace(SHORT, steps=2), tmp_path / "earlier.pt")
+    teacher = export_teacher(tmp_path / "earlier.pt", "earlier", tmp_path, {})
+    still = replace(SHORT, steps=1, learning_rate=1e-9, start_from=str(teacher))
+    later = pretrain(still, tmp_path / "later.pt")
+    for one, other in zip(load_teacher("earlier", tmp_path).network.parameters(), later.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    export_teacher(tmp_path / "later.pt", "later", tmp_path, {})
+    assert [run["steps_done"] for run in load_teacher("later", tmp_path).card["recipe"]["runs"]] == [2, 1]
+
+
 def test_export_carries_settings_data_and_weights_but_no_paths(tmp_path: Path) -> None:
     folder = tmp_path / "private" / "photos"
     folder.mkdir(parents=True)
