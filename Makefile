@@ -51,5 +51,5 @@ $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) --no-deps --no-index '$(TORCH)' 2>/dev/null || \
 	  $(PIP) --no-deps --retries 2 $(TORCH_INDEX) '$(TORCH)'
-	$(PIP) -e '.[train,dev]'
+	$(PIP) -e '.[train,dev,postgres]'
 	@touch $@ $(VENV)/.serve

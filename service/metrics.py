@@ -57,6 +57,13 @@ class Metrics:
         self.records_failed = Counter(
             "flawscribe_records_failed", "Inspections that could not be recorded", registry=registry
         )
+        self.drift_state = Gauge(
+            "flawscribe_drift_state",
+            "Accepted parts' p-values of the last day against calibration: 0 too few, 1 steady, 2 shifting, 3 drifted",
+            ["model"],
+            registry=registry,
+        )
+        self.drift_psi = Gauge("flawscribe_drift_psi", "Their population stability index", ["model"], registry=registry)
         self.captions = Counter("flawscribe_captions", "Flaws put into words", ["source"], registry=registry)
         self.model_info = Info("flawscribe_model", "Model in service", ["model"], registry=registry)
 

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import numpy as np
 from fastapi import FastAPI
 
 from service import __version__
@@ -22,9 +23,11 @@ from service.bundle.store import EngineOptions, Store, open_provider
 from service.captions.captioner import Captioner
 from service.captions.memory import Memory
 from service.captions.products import load_products
+from service.decision.verdict import conformal_p_value
 from service.errors import FlawscribeError
 from service.inspector import Inspector
 from service.metrics import Metrics
+from service.records.drift import against_calibration, read_accepted_p_values
 from service.records.retention import Keep
 from service.records.store import Records, RecordsOptions
 from service.settings import Settings, load_settings
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from service.captions.guard import GuardedLlm
 
 log = logging.getLogger("flawscribe.app")
-_RETAIN_S = 3600
+_HOUSEKEEPING_S = 3600
+_DRIFT_WORDS = ("too few", "steady", "shifting", "drifted")
 _DEMO = "polka-dot"
 _CUDA_BUDGET_MS = 2.0
 _CPU_MARGIN = 1.25  # a CPU's budget over the network time measured when the bundle was trained
@@ -81,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _life(state: ServiceState) -> AsyncIterator[None]:
     state.llm = _open_llm(state.settings, state.metrics)
-    tasks = [asyncio.create_task(_load_default(state)), asyncio.create_task(_retain(state))]
+    tasks = [asyncio.create_task(_load_default(state)), asyncio.create_task(_keep_house(state))]
     try:
         yield
     finally:
@@ -162,16 +166,40 @@ def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:
     return GuardedLlm(LlmClient(endpoint), limits, on_event=count)
 
 
-async def _retain(state: ServiceState) -> None:
-    """Once an hour, remove what may not stay any longer."""
+async def _keep_house(state: ServiceState) -> None:
+    """Once an hour: remove what may not stay any longer, and see whether scores have drifted."""
     while True:
-        await asyncio.sleep(_RETAIN_S)
+        await asyncio.sleep(_HOUSEKEEPING_S)
         if state.records is not None:
             try:
                 removed = await asyncio.to_thread(state.records.retention.run)
                 log.info("retention removed %s", removed)
+                await asyncio.to_thread(watch_drift, state, datetime.now(UTC))
             except FlawscribeError as error:
-                log.error("retention: %s", error.detail)
+                log.error("housekeeping: %s", error.detail)
+
+
+def watch_drift(state: ServiceState, now: datetime) -> None:
+    """Set the drift series of every model in service from its last day's accepted parts."""
+    assert state.records is not None
+    for bundle in state.store.in_service():
+        name, form = bundle.manifest.name, bundle.form
+        seen = read_accepted_p_values(
+            state.records.database,
+            name,
+            bundle.manifest.version,
+            bundle.form_name,
+            since=now - timedelta(days=1),
+            until=now,
+            review_threshold=form.review_threshold,
+        )
+        least = conformal_p_value(form.review_threshold, form.calibration_scores)
+        values = np.array([each.p_value for each in seen])
+        drift = against_calibration(values, len(form.calibration_scores), least)
+        state.metrics.drift_state.labels(name).set(_DRIFT_WORDS.index(drift.word))
+        state.metrics.drift_psi.labels(name).set(drift.psi or 0.0)
+        if drift.word == "drifted":
+            log.warning("scores of %s have drifted: %s", name, drift)
 
 
 def _default_model(settings: Settings, store: Store) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["ok", "review", "not_ok", "undecidable"]
-ThresholdMethod = Literal["conformal", "fitted_tail", "request"]
+ThresholdMethod = Literal["conformal", "fitted_tail", "reviews", "request"]
 
 
 class _Answer(BaseModel):

@@ -55,9 +55,10 @@ class Quantiles(_Part):
 
 
 class ThresholdRule(_Part):
-    """How one threshold was chosen. `fitted_tail`: extrapolated, fewer held-out parts than the rate needs."""
+    """How one threshold was chosen. `fitted_tail`: extrapolated, fewer held-out parts than the rate needs; `reviews`: by
+    people's reviews, of which there were `parts`."""
 
-    method: Literal["conformal", "fitted_tail"]
+    method: Literal["conformal", "fitted_tail", "reviews"]
     false_reject_rate: float = Field(gt=0, lt=1)
     parts: int = Field(ge=1)
 

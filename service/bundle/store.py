@@ -93,6 +93,12 @@ class Store:
         """Whether its network is in memory."""
         return (name, version) in self._loaded
 
+    def in_service(self) -> list[Bundle]:
+        """The loaded versions that answer for their names."""
+        with self._lock:
+            keys = [(name, version) for name, version in self._in_service.items()]
+            return [self._loaded[key].bundle for key in keys if key in self._loaded]
+
     def load(self, name: str, version: int | None = None) -> Bundle:
         """Load (once) and warm up. Raises NoSuchModel, BundleRefused or NotReady."""
         wanted = self.active_version(name) if version is None else version

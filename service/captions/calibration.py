@@ -17,7 +17,9 @@ _MOST_CASES = 500
 _ALONE_UP_TO = 40  # inspections
 _FIFTHS = 5
 _WINDOW = 20  # votes of about the same share, over which a confidence is counted
-_WITHIN = 0.95  # of the cases of a known label must lie within the limit of what is near
+_WITHIN = (
+    0.8  # of a known label's cases lie within its limit; a false `unknown` costs little, rules and LLM still speak
+)
 _ENOUGH = 10  # distances for a label to have a limit of its own
 
 

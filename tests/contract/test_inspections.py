@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import numpy as np
 import pytest
 
 from service.api.access import create_key
+from service.api.app import watch_drift
 from tests.contract.serving import Service, running
 from tests.networks import grey_picture, png, write_bundle
 
@@ -213,3 +219,43 @@ def test_records_take_any_metadata(service: Service) -> None:
     odd = {"data": {"ключ": "значение", "note": "a\x00b"}}
     assert detect(service, **odd)["stored"] is True
     assert np.isfinite(found(service)["inspections"][0]["anomaly_score"])
+
+
+def test_thresholds_are_advised_from_reviews_and_applied_as_a_new_version(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models", records_dir=tmp_path / "records") as service:
+        for level in range(0, 240, 12):
+            picture = grey_picture(level=255)
+            picture[60:100, 120:160] = level
+            result = detect(service, png(picture))
+            truly_flawed = level < 150
+            wrong = "escape" if truly_flawed else "overkill"
+            if truly_flawed == (result["verdict"] != "ok"):
+                wrong = "right"
+            said = {"verdict": wrong, "who": "Kim"}
+            assert service.client.post(f"/inspections/{result['id']}/review", json=said).status_code == 201
+    environment = {**os.environ, "FLAWSCRIBE_MODELS_DIR": str(tmp_path / "models")}
+    environment["FLAWSCRIBE_RECORDS_DIR"] = str(tmp_path / "records")
+
+    def thresholds(*options: str) -> str:
+        command = [sys.executable, "-m", "service", "thresholds", "probe", "--form", "float32", *options]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    table = thresholds()
+    assert "13 flawed pictures" in table
+    assert "present" in table
+    told = json.loads(thresholds("--json", "--most-escapes", "0.5"))
+    assert 1 - 150 / 255 < told["suggested"]["threshold"] < 1
+    assert "version" in thresholds("--apply", "0.4")
+    assert (tmp_path / "models" / "probe" / "2" / "manifest.json").is_file()
+
+
+def test_drift_shows_in_the_metrics(service: Service) -> None:
+    value = service.state.metrics.registry.get_sample_value
+    for k in range(60):
+        detect(
+            service, png(grey_picture(level=200 + k % 3))
+        )  # far above what calibration saw of good parts, below review
+    watch_drift(service.state, datetime.now(UTC) + timedelta(minutes=1))
+    assert value("flawscribe_drift_state", {"model": "probe"}) in (2, 3)
+    assert (value("flawscribe_drift_psi", {"model": "probe"}) or 0) > 0.1

@@ -1,0 +1,85 @@
+"""flawscribe thresholds"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.bundle.manifest import FormName
+from service.bundle.store import EngineOptions, Store
+from service.errors import BadRequest
+from service.settings import load_settings
+
+if TYPE_CHECKING:
+    from service.records.thresholds import Advice, Candidate, Rate
+
+
+def thresholds(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[int | None, typer.Option(help="Its version; unset: the active one.")] = None,
+    form: Annotated[FormName, typer.Option(help="The form whose scores were reviewed.")] = "int8",
+    most_escapes: Annotated[float, typer.Option(help="Share of flawed parts that may pass, 0..1.")] = 0.01,
+    apply: Annotated[
+        float | None, typer.Option(help="Write the model's next version with this reject threshold.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """What overkill and escapes would be at other thresholds, judged by people's reviews, with 95 % intervals.
+
+    Example: flawscribe thresholds bracket --most-escapes 0.02
+    """
+    from service.bundle.recalibrate import recalibrated  # noqa: PLC0415 - the database is loaded only here
+    from service.records.database import open_database  # noqa: PLC0415
+    from service.records.thresholds import advise, read_reviewed, suggest  # noqa: PLC0415
+
+    settings = load_settings()
+    store = Store(settings.models_dir, EngineOptions())
+    wanted = store.active_version(name) if version is None else version
+    manifest = store.manifest(name, wanted)
+    if form not in manifest.forms:
+        raise BadRequest(f"{name} {wanted} has no form {form}; it has {', '.join(manifest.forms)}")
+    if settings.database_url is None and not settings.records_dir.is_dir():
+        raise BadRequest(f"no records in {settings.records_dir}: set FLAWSCRIBE_RECORDS_DIR or FLAWSCRIBE_DATABASE_URL")
+    database = open_database(settings.records_dir, settings.database_url)
+    try:
+        reviewed = read_reviewed(database, name, wanted, form)
+    finally:
+        database.close()
+    present = manifest.forms[form].reject_threshold
+    advice = advise(reviewed, (present,))
+    if apply is not None:
+        folder = recalibrated(settings.models_dir / name / str(wanted), form, apply, len(reviewed))
+        typer.echo(f'{folder} written; put it in service: POST /models/{name}/activate {{"version": {folder.name}}}')
+        return
+    best = suggest(advice, most_escapes)
+    if as_json:
+        told = {"model": name, "version": wanted, "form": form, "present": present, **asdict(advice)}
+        typer.echo(json.dumps({**told, "suggested": None if best is None else asdict(best)}, indent=1))
+        return
+    typer.echo("\n".join(_table(advice, present, best, most_escapes)))
+
+
+def _table(advice: Advice, present: float, best: Candidate | None, most_escapes: float) -> list[str]:
+    lines = [f"{advice.good} good and {advice.flawed} flawed pictures were reviewed"]
+    lines += [f"caution: {caution}" for caution in advice.cautions]
+    lines.append(f"{'threshold':>10}  {'overkill':<24}{'escape':<24}")
+    for each in advice.candidates:
+        marks = ("  present" if each.threshold == present else "") + ("  suggested" if each == best else "")
+        lines.append(f"{each.threshold:10.4f}  {_rate(each.overkill):<24}{_rate(each.escape):<24}{marks}".rstrip())
+    if best is None:
+        lines.append(f"the reviews cannot show that at most {most_escapes:.2%} would escape at any threshold")
+    return lines
+
+
+def _rate(rate: Rate) -> str:
+    if rate.value is None:
+        return "unknown"
+    return f"{rate.value:6.1%} ({rate.low:.1%} to {rate.high:.1%})"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(thresholds)
