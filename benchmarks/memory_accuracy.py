@@ -179,11 +179,13 @@ def few_shot(flaws: Sequence[Flaw], shots: int, draws: int, apart: bool, figures
 
 
 def left_out(flaws: Sequence[Flaw], shots: int, draws: int) -> dict[str, Any]:
-    """Each type in turn never reviewed: share of it called unknown, and of the reviewed types' flaws called so too. Parts apart."""
+    """Each type in turn never reviewed, parts apart: share of it called unknown, and of the reviewed types' flaws called so
+    too; share of either that memory answers alone."""
     names, labels = np.unique([flaw.label for flaw in flaws], return_inverse=True)
     parts = np.array([flaw.part for flaw in flaws])
     recall: dict[str, float] = {}
     false: list[bool] = []
+    alone: dict[bool, list[bool]] = {True: [], False: []}
     for place, name in enumerate(names):
         hits: list[bool] = []
         for seed in range(draws):
@@ -195,10 +197,18 @@ def left_out(flaws: Sequence[Flaw], shots: int, draws: int) -> dict[str, Any]:
             memory = Memory(cases)
             for index in queries:
                 found = memory.recall("", "", flaws[index].descriptor)
-                (hits if labels[index] == place else false).append(found is None or found.label == UNKNOWN)
+                if found is not None:
+                    (hits if labels[index] == place else false).append(found.label == UNKNOWN)
+                    alone[bool(labels[index] == place)].append(found.sure)
         recall[str(name)] = round(float(np.mean(hits)), 4)
     mean = round(float(np.mean(list(recall.values()))), 4)
-    return {"unknown_recall": mean, "of_type": recall, "known_called_unknown": round(float(np.mean(false)), 4)}
+    return {
+        "unknown_recall": mean,
+        "of_type": recall,
+        "known_called_unknown": round(float(np.mean(false)), 4),
+        "new_answered_alone": round(float(np.mean(alone[True])), 4),
+        "known_answered_alone": round(float(np.mean(alone[False])), 4),
+    }
 
 
 def judge(name: str, flaws: Sequence[Flaw], draws: int) -> dict[str, Any]:

@@ -65,17 +65,10 @@ def region_pixels(anomaly_map: AnomalyMap, review: float) -> Iterator[NDArray[np
 
 
 def region_descriptors(features: NDArray[np.float16], anomaly_map: AnomalyMap, review: float) -> NDArray[np.float32]:
-    """float32 [regions, C]: the teacher's `features` float16 [rows, columns, C] averaged under each region, less their
-    average over the part's cells outside all regions, in the order of `find_regions`.
-
-    What a flaw has beside its surroundings tells its kind; the surroundings themselves, which are most of any feature, do not.
-    """
+    """float32 [regions, C]: the teacher's `features` float16 [rows, columns, C] averaged under each region, in the order
+    of `find_regions`."""
     means = [features[part.place][part.member].mean(axis=0, dtype=np.float32) for part in _parts(anomaly_map, review)]
-    if not means:
-        return np.zeros((0, features.shape[2]), np.float32)
-    untouched = (anomaly_map.cells <= review) & np.isfinite(anomaly_map.cells)
-    around = features[untouched].mean(axis=0, dtype=np.float32) if untouched.any() else np.float32(0)
-    return np.stack(means) - around
+    return np.stack(means) if means else np.zeros((0, features.shape[2]), np.float32)
 
 
 def _parts(anomaly_map: AnomalyMap, review: float) -> list[_Part]:
