@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,12 +11,16 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.recording import records_of
-from service.api.state import require
-from service.records.report.data import Format
+from service.api.state import ServiceState, require
+from service.captions.answer import LlmUnavailable
+from service.errors import InvalidParameter
+from service.records.report.data import Format, ReportData
 from service.records.report.gather import gather
 from service.records.report.render import Document, render
 from service.records.report.scope import read_scope
+from service.records.report.table import facts_json
 
+log = logging.getLogger("flawscribe.reports")
 router = APIRouter(tags=["records"])
 
 
@@ -28,6 +33,9 @@ class ReportQuery(BaseModel):
     until: str | None = Field(None, alias="to", description="ISO 8601, not part of the span; unset: now.")
     product: str | None = None
     lot: str | None = None
+    summary: bool = Field(
+        False, description="Let the LLM sum the figures up (they are sent to it); html, json and pdf."
+    )
     format: Format | None = Field(None, description="html, json, csv or pdf; unset: html for a browser, else json.")
 
 
@@ -36,14 +44,30 @@ class ReportQuery(BaseModel):
 )
 async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Response:
     """Over a span of time, by default the last 24 hours of all products. The page stands alone: it can be mailed."""
-    records = records_of(require(request, "review"))
+    state = require(request, "review")
+    records = records_of(state)
     scope = read_scope(query.since, query.until, now=datetime.now(UTC), product=query.product, lot=query.lot)
     form: Format = query.format or ("html" if "text/html" in request.headers.get("accept", "") else "json")
 
+    data = await asyncio.to_thread(gather, records.database, scope)
+    summary = await _summary(state, data) if query.summary and form != "csv" else None
+
     def work() -> Document:
-        return render(gather(records.database, scope), form, records.pictures.get)
+        return render(data, form, records.pictures.get, summary)
 
     document = await asyncio.to_thread(work)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
     return Response(document.content, media_type=document.media_type, headers=headers)
+
+
+async def _summary(state: ServiceState, data: ReportData) -> str | None:
+    """The figures in the LLM's words; None where it does not answer: a report is whole without. Raises InvalidParameter
+    without an LLM."""
+    if state.llm is None:
+        raise InvalidParameter("summary needs an LLM: FLAWSCRIBE_LLM_BASE_URL and FLAWSCRIBE_LLM_MODEL")
+    try:
+        return (await state.llm.summarise(facts_json(data))).text
+    except LlmUnavailable as failure:
+        log.warning("the report has no summary: %s", failure)
+        return None

@@ -96,6 +96,15 @@ class LlmCaption:
 
 
 @dataclass(frozen=True, slots=True)
+class LlmSummary:
+    """A report summed up: `text` of at most 1,200 characters, plain, without anything checked but its length."""
+
+    text: str
+    model: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class LlmAnswer:
     """The LLM's answer to one task. None stands for an entry that it did not give, or that was dropped: there the rules speak.
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import httpx2
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
-from service.captions.answer import LlmAnswer, LlmUnavailable, Reason, Usage
+from service.captions.answer import LlmAnswer, LlmSummary, LlmUnavailable, Reason, Usage
 from service.captions.answer_form import answer_schema
 from service.captions.completion import Completion, Refusal, finished_text, read_completion
 from service.captions.dialect import Dialect
@@ -24,6 +24,7 @@ from service.captions.reading import Reading, read_answer
 from service.captions.transport import http_client
 from service.errors import SettingsError
 
+_MOST_SUMMARY = 1200  # characters
 _ASKED_AGAIN = {Reason.INVALID_ANSWER, Reason.WRONG_LANGUAGE, Reason.EMPTY}
 
 
@@ -112,6 +113,22 @@ class LlmClient:
             flags=reading.flags,
         )
 
+    async def summarise(self, facts: str, deadline: float) -> LlmSummary:
+        """A report's facts (JSON) summed up in words, by `deadline` (time.monotonic). Raises LlmUnavailable, nothing else."""
+        spent = _Spent(model=self.settings.model)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                content = await self._ask(self.prompts.summary_messages(facts), deadline, spent, text=True)
+        except TimeoutError as error:
+            raise LlmUnavailable(Reason.TIMEOUT, "no summary by the deadline", usage=spent.usage) from error
+        except LlmUnavailable as failure:
+            failure.usage = spent.usage
+            raise
+        text = " ".join(content.split())
+        if not text:
+            raise LlmUnavailable(Reason.EMPTY, "the summary is empty", usage=spent.usage)
+        return LlmSummary(text[:_MOST_SUMMARY], spent.model, spent.usage)
+
     async def _conversation(self, task: LlmTask, deadline: float, spent: _Spent) -> Reading:
         """Ask, and once more where the answer can be expected to become better and as much time as the first took is left."""
         began = time.monotonic()
@@ -148,9 +165,10 @@ class LlmClient:
     def _read(self, content: str, task: LlmTask) -> Reading:
         return read_answer(content, task, self.prompts.languages)
 
-    async def _ask(self, messages: list[Message], deadline: float, spent: _Spent) -> str:
-        """The answer's text, asked for in the best form that the endpoint can do; the form that worked is remembered."""
-        dialect = self.dialect
+    async def _ask(self, messages: list[Message], deadline: float, spent: _Spent, *, text: bool = False) -> str:
+        """The answer's text, asked for in the best form that the endpoint can do (or as plain `text`); the form that worked
+        is remembered."""
+        dialect = replace(self.dialect, form="text") if text else self.dialect
         while True:
             try:
                 body = await self._post(messages, dialect, deadline, spent)
@@ -164,7 +182,7 @@ class LlmClient:
             completion = read_completion(body)
             spent.told(completion)
             content = finished_text(completion)
-            self.dialect = dialect
+            self.dialect = replace(dialect, form=self.dialect.form) if text else dialect
             return content
 
     async def _post(self, messages: list[Message], dialect: Dialect, deadline: float, spent: _Spent) -> bytes:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from typing import TypeVar
 
-from service.captions.answer import LlmAnswer, LlmUnavailable, Reason, Usage
+from service.captions.answer import LlmAnswer, LlmSummary, LlmUnavailable, Reason, Usage
 from service.captions.client import LlmClient
 from service.captions.prompt import LlmTask
+
+Answered = TypeVar("Answered", LlmAnswer, LlmSummary)
 
 # said of one task's contents; they tell nothing of the endpoint
 _OF_CONTENTS = {Reason.REFUSED, Reason.CONTENT_FILTER, Reason.TOO_LONG}
@@ -190,19 +193,31 @@ class GuardedLlm:
             self._cache.move_to_end(key)
             self._tell("cached", began, Usage())
             return replace(cached, usage=Usage())
+        until = latest if deadline is None else min(deadline, latest)
+        answer = await self._told(lambda: self._client.caption(task, until), until)
+        self._remember(key, answer)
+        return answer
+
+    async def summarise(self, facts: str) -> LlmSummary:
+        """As LlmClient.summarise, within the same limits."""
+        until = time.monotonic() + self.settings.deadline_seconds
+        return await self._told(lambda: self._client.summarise(facts, until), until)
+
+    async def _told(self, ask: Callable[[], Awaitable[Answered]], deadline: float) -> Answered:
+        """What `ask` answers, within the limits; the metrics are told what came of it."""
+        began = time.monotonic()
         outcome, usage = "cancelled", Usage(calls=0)
         try:
-            answer = await self._within_limits(task, latest if deadline is None else min(deadline, latest))
+            answer = await self._within_limits(ask, deadline)
             outcome, usage = "ok", answer.usage
         except LlmUnavailable as failure:
             outcome, usage = failure.reason.value, failure.usage
             raise
         finally:
             self._tell(outcome, began, usage)
-        self._remember(key, answer)
         return answer
 
-    async def _within_limits(self, task: LlmTask, deadline: float) -> LlmAnswer:
+    async def _within_limits(self, ask: Callable[[], Awaitable[Answered]], deadline: float) -> Answered:
         self.breaker.check()
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -211,14 +226,14 @@ class GuardedLlm:
             raise LlmUnavailable(Reason.BUSY, "all slots were taken until the deadline") from error
         try:
             with self.budget.call() as spend, self.breaker.call():
-                return await self._counted(task, deadline, spend)
+                return await self._counted(ask, spend)
         finally:
             self._slots.release()
 
-    async def _counted(self, task: LlmTask, deadline: float, spend: Callable[[Usage], None]) -> LlmAnswer:
+    async def _counted(self, ask: Callable[[], Awaitable[Answered]], spend: Callable[[Usage], None]) -> Answered:
         usage = Usage(calls=1, untold=1)  # what a cancelled call is counted at
         try:
-            answer = await self._client.caption(task, deadline)
+            answer = await ask()
             usage = answer.usage
             return answer
         except LlmUnavailable as failure:

@@ -94,6 +94,7 @@ class Prompts:
 
     profiles: Mapping[str, PromptProfile]
     languages: Languages
+    summary: str = ""
 
     def version(self, profile: str) -> str:
         """What an answer of this profile carries, such as `default-1.3f0c2a91`."""
@@ -114,6 +115,13 @@ class Prompts:
         """The user message that asks once more, with what was wrong."""
         text = Template(self._profile(task.profile).again).substitute(complaint=complaint)
         return {"role": "user", "content": text.strip()}
+
+    def summary_messages(self, facts: str) -> list[Message]:
+        """The messages that ask to sum up a report's `facts`, one JSON object that is data."""
+        return [
+            {"role": "system", "content": self.summary},
+            {"role": "user", "content": [{"type": "text", "text": f"The report's figures (JSON):\n{fenced(facts)}"}]},
+        ]
 
     def key(self, task: LlmTask, model: str) -> str:
         """sha256 of all that decides the answer: pictures with their masks, model, prompt version, taxonomy, cases, words."""
@@ -150,7 +158,8 @@ class Prompts:
 
 def load_prompts() -> Prompts:
     """The prompts that are part of this package."""
-    return Prompts({name: _load(name) for name in PROFILES}, load_languages())
+    summary = yaml.safe_load((files("service.captions") / "prompts" / "report.yaml").read_bytes())["system"]
+    return Prompts({name: _load(name) for name in PROFILES}, load_languages(), summary.strip())
 
 
 def fenced(text: str) -> str:

@@ -190,3 +190,20 @@ def test_order_and_shape_hold_for_noise(service: Service) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     result = classify(service, png(noise))
     assert (result["classification"]["description"] == "This is normal") == (result["regions"] == [])
+
+
+def test_a_report_is_summed_up_when_asked_for_and_whole_without(models: Path) -> None:
+    with LlmServer() as llm, with_llm(models, llm) as service:
+        classify(service, png(grey_picture()))
+        llm.script(completion("All parts were good. Nothing to do."))
+        page = service.client.get("/reports?summary=true&format=html").text
+        assert "All parts were good. Nothing to do." in page
+        (request,) = llm.requests
+        assert "response_format" not in request.body
+        assert "<<<DATA" in request.texts[-1]
+        assert service.client.get("/reports?format=html").status_code == 200
+        assert len(llm.requests) == 1
+        llm.script(status(500))
+        assert service.client.get("/reports?summary=true&format=html").status_code == 200
+    with running(models) as service:
+        assert service.client.get("/reports?summary=true").status_code == 422
