@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.captions.neighbours import Floats, Indices, bank, fit_metric, vote
 
 _MOST_CASES = 500
-_ALONE_UP_TO = 40  # inspections
+_ALONE_UP_TO = 20  # inspections
 _FIFTHS = 5
 _WINDOW = 20  # votes of about the same share, over which a confidence is counted
 _WITHIN = (

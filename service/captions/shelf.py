@@ -16,7 +16,7 @@ from service.captions.neighbours import Bank, Floats, Indices, Metric, bank, emb
 if TYPE_CHECKING:
     from service.captions.memory import Case
 
-_REFIT_BELOW = 200  # cases: up to here metric and calibration follow every case
+_REFIT_BELOW = 50  # cases: up to here metric and calibration follow every case
 _REFIT_GROWTH = 1.1
 
 

@@ -218,7 +218,7 @@ def test_readers_are_not_disturbed_by_a_writer() -> None:
     readers = [threading.Thread(target=read) for _ in range(3)]
     for reader in readers:
         reader.start()
-    for number in range(30):
+    for number in range(12):
         memory.add(case(3000 + number, LABELS[number % 3]))
         memory.remove(f"c{3000 + number - 5}")
     done.set()
