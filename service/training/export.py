@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 
@@ -36,6 +37,7 @@ def to_onnx(detector: Detector) -> bytes:
     if detector.autoencoder is not None:
         names.insert(1, "logical_map")
     example = torch.zeros((2, 256, 256, 3), dtype=torch.uint8)  # two: a batch of one would be frozen
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of every library that is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
