@@ -1,6 +1,6 @@
 """How long memory takes to answer among many reviewed cases, and to take one in. Random descriptors of the teacher's size.
 
-python benchmarks/memory_speed.py --json benchmarks/results/memory_speed.json
+python -m benchmarks.memory_speed --json benchmarks/results/memory_speed.json
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ def measure(count: int, rounds: int) -> dict[str, object]:
     began = time.perf_counter()
     memory = Memory(cases)
     loading = time.perf_counter() - began
-    asking, adding = [], []
+    asking, working, adding = [], [], []
     for number in range(rounds + 5):
         query = reviewed(number, rng, centres).descriptor
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         memory.recall("plate", TEACHER, query)
         asking.append(time.perf_counter() - began)
+        working.append(time.process_time() - worked)
     for number in range(5):
         began = time.perf_counter()
         memory.add(reviewed(count + number, rng, centres))
@@ -72,6 +73,7 @@ def measure(count: int, rounds: int) -> dict[str, object]:
     return {
         "cases": count,
         "recall": milliseconds(asking[5:]),
+        "recall_cpu": milliseconds(working[5:]),
         "add": milliseconds(adding),
         "load_s": round(loading, 2),
     }
@@ -92,6 +94,7 @@ def main() -> None:
         content = {
             "machine": describe(),
             "load_average": load,
+            "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "all"),
             "descriptor": CHANNELS + FIGURES,
             "rounds": options.rounds,
             "rows": rows,

@@ -91,6 +91,20 @@ def bank(rows: Floats, labels: Indices, count: int) -> Bank:
     return Bank(rows, np.einsum("nd,nd->n", rows, rows), labels, means, counts)
 
 
+def extended(cases: Bank, rows: Floats, labels: Indices) -> Bank:
+    """The bank with a few more cases; none of its labels is new."""
+    count = len(cases.means)
+    counts = cases.counts + np.bincount(labels, minlength=count)
+    means = (cases.means * cases.counts[:, None] + _sums(rows, labels, count)) / np.maximum(counts, 1)[:, None]
+    return Bank(
+        np.concatenate((cases.rows, rows)),
+        np.concatenate((cases.squares, np.einsum("nd,nd->n", rows, rows))),
+        np.concatenate((cases.labels, labels)),
+        means.astype(np.float32),
+        counts,
+    )
+
+
 def vote(cases: Bank, query: Floats, most: int = _VOTERS) -> Vote:
     """What the nearest cases and the nearest label means say of `query` [D], in the metric's space.
 
@@ -112,7 +126,8 @@ def vote(cases: Bank, query: Floats, most: int = _VOTERS) -> Vote:
     return Vote(shares / 2, nearest, apart[nearest])
 
 
-def _sums(rows: Floats, labels: Indices, count: int) -> NDArray[np.float64]:
-    members = sparse.csr_array((np.ones(len(rows)), (labels, np.arange(len(rows)))), shape=(count, len(rows)))
-    sums: NDArray[np.float64] = members @ rows
+def _sums(rows: Floats, labels: Indices, count: int) -> Floats:
+    ones = np.ones(len(rows), np.float32)
+    members = sparse.csr_array((ones, (labels, np.arange(len(rows)))), shape=(count, len(rows)))
+    sums: Floats = members @ rows
     return sums

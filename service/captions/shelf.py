@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.captions.calibration import Calibration, calibrate
 from service.captions.descriptor import FIGURES
-from service.captions.neighbours import Bank, Floats, Indices, Metric, bank, embed, fit_metric, vote
+from service.captions.neighbours import Bank, Floats, Indices, Metric, bank, embed, extended, fit_metric, vote
 
 if TYPE_CHECKING:
     from service.captions.memory import Case
@@ -64,8 +64,7 @@ class Shelf:
         grown = len(together) < _REFIT_BELOW or len(together) > _REFIT_GROWTH * self.fitted
         if grown or any(case.label not in names for case in cases):
             return self._fitted(together, embedded)
-        rows = np.concatenate((self.bank.rows, self.metric(added)))
-        banked = bank(rows, _indices(together, self.labels), len(self.labels))
+        banked = extended(self.bank, self.metric(added), _indices(cases, self.labels))
         return Shelf(together, self.labels, embedded, self.metric, banked, self.calibration, self.fitted)
 
     def ask(self, descriptor: Floats, most: int) -> Found:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.captions.calibration import calibrate
 from service.captions.descriptor import FIGURES, case_descriptor
 from service.captions.memory import Memory, Recall
-from service.captions.neighbours import bank, embed, fit_metric, vote
+from service.captions.neighbours import bank, embed, extended, fit_metric, vote
 from service.captions.products import UNKNOWN
 
 TEACHER, OTHER_TEACHER = "a" * 64, "b" * 64
@@ -238,6 +238,14 @@ def test_nearest_is_exact() -> None:
     assert list(found.nearest) == list(np.argsort(apart)[:7])
     np.testing.assert_allclose(found.distances, np.sort(apart)[:7], rtol=1e-4)
     assert found.shares.sum() == pytest.approx(1)
+
+
+def test_a_bank_extended_is_the_bank_of_all() -> None:
+    rng = np.random.default_rng(5)
+    rows, labels = rng.normal(size=(50, 6)).astype(np.float32), rng.integers(0, 4, 50)
+    grown, whole = extended(bank(rows[:40], labels[:40], 4), rows[40:], labels[40:]), bank(rows, labels, 4)
+    for name in ("rows", "squares", "labels", "means", "counts"):
+        np.testing.assert_allclose(getattr(grown, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
 
 
 def test_the_metric_forgives_what_differs_within_labels() -> None:
