@@ -1,6 +1,8 @@
 """How long memory takes to answer among many reviewed cases, and to take one in. Random descriptors of the teacher's size.
 
-python -m benchmarks.memory_speed --json benchmarks/results/memory_speed.json
+`recall_cpu` is processor time of all threads; where other programs use the machine too, wall time is longer.
+
+    OPENBLAS_NUM_THREADS=2 python -m benchmarks.memory_speed --json benchmarks/results/memory_speed.json
 """
 
 from __future__ import annotations
