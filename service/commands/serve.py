@@ -14,6 +14,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.api.state import ServiceState
+from service.engine.session import share_memory_pools
 from service.errors import SettingsError
 from service.settings import load_settings
 
@@ -80,6 +81,7 @@ def serve(
     """
     settings = load_settings(host=host, port=port, models_dir=models_dir, model=model, insecure=insecure)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    share_memory_pools()
     listener = listen(settings.host, settings.port)
     app = create_app(settings)
     config = uvicorn.Config(

@@ -23,6 +23,7 @@ Provider = Literal["auto", "cpu", "cuda"]
 CPU_LADDER = (1, 2, 4)  # a batch buys little on a CPU and costs memory
 CPU_INT8_LADDER = (1, 2)  # int8 convolutions unfold their input: 170 MB a window (docs/decisions/0007)
 CUDA_LADDER = (1, 2, 4, 8, 16, 32)
+_M_ARENA_MAX = -8  # glibc's malloc.h
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -137,6 +138,13 @@ def return_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def share_memory_pools() -> None:
+    """Let all threads allocate from two pools of the C library, not from one each: what a decoding thread has freed would
+    stay beside what the inference thread uses. To be called before threads are started."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def available_cores() -> int:
