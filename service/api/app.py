@@ -135,7 +135,7 @@ def _open_records(state: ServiceState) -> None:
     size = None if settings.keep_pictures_gb is None else int(settings.keep_pictures_gb * 2**30)
     records = Records(RecordsOptions(settings.records_dir, settings.database_url, keep=Keep(age, size)))
     captioner = Captioner(products, memory, state.llm, records.accepted)
-    memory.add(*records.cases())
+    captioner.learn(list(records.cases()))
     state.records, state.captioner = records, captioner
 
 

@@ -6,6 +6,7 @@ The verdict and its regions are the detector's; nothing in here can change them.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from service.types import Classification, Decision, Inspection, Region
 if TYPE_CHECKING:
     from service.captions.guard import GuardedLlm
 
+log = logging.getLogger("flawscribe.captions")
 Rgb = NDArray[np.uint8]
 _MARGIN_S = 0.1  # kept of the caller's deadline for what comes after the LLM
 _MOST_SHOWN = 8  # regions that the LLM is shown
@@ -99,7 +101,7 @@ class Captioner:
             return Captions(classify_picture(verdict, ()), ())
         card = self.products.card(product)
         labels = taxonomy(card, self._accepted(product))
-        seen = await asyncio.to_thread(self._look, inspection, site, card)
+        seen = await asyncio.to_thread(self._look, inspection, site, card, product)
         own = [
             _remembered(card, rules, recall, region, inspection, site)
             for rules, recall, region in zip(seen.rules, seen.recalls, verdict.regions, strict=True)
@@ -115,14 +117,23 @@ class Captioner:
             return Captions(_degraded(classify_picture(verdict, fallen), reason), tuple(fallen))
         return _told(inspection, site, card, own, answer)
 
-    def learn(self, case: StoredCase | None, withdrawn: Sequence[str] = ()) -> None:
-        """Take a reviewed case into the memory, and those of the ids `withdrawn` out of it."""
+    def learn(self, cases: Sequence[StoredCase], withdrawn: Sequence[str] = ()) -> None:
+        """Take reviewed cases into the memory, and those of the ids `withdrawn` out of it.
+
+        Cases whose descriptors cannot be compared with the others', such as an older release's, are left out and logged.
+        """
         for case_id in withdrawn:
             self.memory.remove(case_id)
-        if case is not None:
-            self.memory.add(case)
+        try:
+            self.memory.add(*cases)
+        except ValueError as error:
+            if len(cases) == 1:
+                log.error("not remembered: %s", error)
+                return
+            for case in cases:
+                self.learn([case])
 
-    def _look(self, inspection: Inspection, site: Site, card: ProductCard) -> _Seen:
+    def _look(self, inspection: Inspection, site: Site, card: ProductCard, product: str) -> _Seen:
         verdict, rgb = inspection.verdict, inspection.rgb
         review = verdict.thresholds.review
         masks = list(region_pixels(inspection.anomaly_map, review))
@@ -133,7 +144,7 @@ class Captioner:
         ]
         recalls: list[Recall | None] = [None] * len(rules)
         if inspection.descriptors is not None:
-            recalls = [self.memory.recall(card.product, site.teacher_sha256, each) for each in inspection.descriptors]
+            recalls = [self.memory.recall(product, site.teacher_sha256, each) for each in inspection.descriptors]
         return _Seen(masks, rules, recalls)
 
 

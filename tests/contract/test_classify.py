@@ -171,6 +171,17 @@ def test_what_a_person_taught_is_remembered(service: Service) -> None:
     assert words["confidence"] is not None
 
 
+def test_a_product_without_a_card_is_remembered_by_its_name(service: Service) -> None:
+    meta = {"data": {"product": "side-panel_2"}}
+    for shift in range(6):
+        seen = classify(service, flawed((20 + shift, 20, 0)), **meta)
+        said = {"verdict": "right", "label": "burn", "who": "Kim"}
+        assert service.client.post(f"/inspections/{seen['id']}/review", json=said).status_code == 201
+    assert classify(service, ONE, **meta)["regions"][0]["classification"]["source"] == "memory"
+    other = classify(service, ONE, data={"product": "another"})
+    assert other["regions"][0]["classification"]["similar"] == []  # cases of other products are none of its business
+
+
 def test_memory_outlives_the_service(models: Path) -> None:
     options = {"products_dir": models.parent / "products", "records_dir": models.parent / "records"}
     with running(models, **options) as service:
