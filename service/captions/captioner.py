@@ -19,7 +19,7 @@ from service.captions.composite import build_pictures
 from service.captions.memory import Memory, Recall
 from service.captions.products import UNKNOWN, ProductCard, Products, Taxonomy, taxonomy
 from service.captions.prompt import LabelWords, LlmCase, LlmRegion, LlmTask
-from service.captions.rules import classify_by_rules, classify_picture, margin_words, ten_words
+from service.captions.rules import classify_by_rules, classify_picture, margin_words, named, ten_words
 from service.captions.severity import severity_of
 from service.decision.regions import mask_pixels, region_pixels
 from service.image.prepare import thumbnail
@@ -162,7 +162,7 @@ def _remembered(
     return replace(
         rules,
         label=recall.label,
-        description=ten_words(f"{recall.label[:1].upper()}{recall.label[1:]}, {rules.attributes.location}"),
+        description=named(rules, recall.label).description,
         severity=severity_of(card, recall.label, region, width, height, site.mm_per_pixel),
         probable_causes=recall.causes or (flaw.causes if flaw else ()),
         recommended_action=recall.action or (flaw.action if flaw else None) or rules.recommended_action,
