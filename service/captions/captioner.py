@@ -162,7 +162,7 @@ def _remembered(
     return replace(
         rules,
         label=recall.label,
-        description=named(rules, recall.label).description,
+        description=named(rules, recall.label),
         severity=severity_of(card, recall.label, region, width, height, site.mm_per_pixel),
         probable_causes=recall.causes or (flaw.causes if flaw else ()),
         recommended_action=recall.action or (flaw.action if flaw else None) or rules.recommended_action,
