@@ -140,7 +140,8 @@ async def review(request: Request, inspection_id: str) -> Response:
             also = lambda outcome: claim.storing(Answer(201, "application/json", answered(outcome)))  # noqa: E731
         outcome = await asyncio.wrap_future(records.review(inspection_id, said, also))
     if state.captioner is not None:
-        state.captioner.learn([outcome.case] if outcome.case is not None else [], outcome.withdrawn)
+        cases = [outcome.case] if outcome.case is not None else []
+        await asyncio.to_thread(state.captioner.learn, cases, outcome.withdrawn)
     return Response(answered(outcome), status_code=201, media_type="application/json")
 
 
