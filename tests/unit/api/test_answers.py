@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from service.api.answers import json_answer
+from service.api.answers import Judged, json_answer
 from service.decision.scale import picture_map
 from service.decision.verdict import judge
 from service.errors import UnreadableImage
@@ -36,7 +36,8 @@ def inspection(level: float, roi: np.ndarray | None = None, reasons: tuple[str, 
 
 
 def answered(*outcomes: Any) -> tuple[list[dict[str, Any]], Any]:
-    response = asyncio.run(json_answer("r", outcomes, MODEL, EVERYTHING, "conformal"))
+    told = [Judged(outcome) if isinstance(outcome, Inspection) else outcome for outcome in outcomes]
+    response = asyncio.run(json_answer("r", told, MODEL, EVERYTHING, "conformal"))
 
     def refuse(name: str) -> float:
         raise AssertionError(f"{name} is not JSON")
