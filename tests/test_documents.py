@@ -35,7 +35,7 @@ def test_readme_names_only_commands_that_exist(root: Path) -> None:
 
 def test_the_bundled_model_answers_as_the_readme_shows(root: Path) -> None:
     text = (root / "README.md").read_text()
-    assert text.count(PART) == 2
+    assert text.count(PART) == 3
     shown = json.loads(text.split("```json\n")[1].split("```")[0])
     answer, overlay = ask()
     (told,), (given,) = shown["results"], answer["results"]
