@@ -33,6 +33,7 @@ from service.captions.neighbours import bank, embed, fit_metric, vote
 from service.captions.products import UNKNOWN
 from service.image.decode import decode
 from service.image.prepare import STRIDE, PrepareRecipe, resize, working_size
+from service.records.entities import StoredCase
 from service.samples import KINDS, flaw_types, render
 from service.training.network import Pdn
 from service.training.teacher import load_teacher
@@ -53,20 +54,6 @@ class Flaw:
 
     label: str
     part: str
-    descriptor: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Reviewed:
-    """A flaw as a case of the memory."""
-
-    case_id: str
-    inspection_id: str
-    product: str
-    teacher_sha256: str
-    label: str
-    cause: str
-    action: str
     descriptor: NDArray[np.float32]
 
 
@@ -191,7 +178,7 @@ def left_out(flaws: Sequence[Flaw], shots: int, draws: int) -> dict[str, Any]:
         for seed in range(draws):
             reviewed, queries = draw(labels, parts, shots, True, np.random.default_rng(seed))
             cases = (
-                Reviewed(str(i), flaws[i].part, "", "", flaws[i].label, "", "", flaws[i].descriptor)
+                StoredCase(str(i), flaws[i].part, "", "", flaws[i].label, "", "", flaws[i].descriptor)
                 for i in reviewed[labels[reviewed] != place]
             )
             memory = Memory(cases)

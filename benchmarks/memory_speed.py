@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +19,17 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe
 from service.captions.descriptor import FIGURES
 from service.captions.memory import Memory
+from service.records.entities import StoredCase
 
 CHANNELS = 384
 LABELS = 20
 TEACHER = "0" * 64
 
 
-@dataclass(frozen=True, slots=True)
-class Reviewed:
-    """A made-up reviewed flaw."""
-
-    case_id: str
-    inspection_id: str
-    product: str
-    teacher_sha256: str
-    label: str
-    cause: str
-    action: str
-    descriptor: NDArray[np.float32]
-
-
-def reviewed(number: int, rng: np.random.Generator, centres: NDArray[np.float32]) -> Reviewed:
+def reviewed(number: int, rng: np.random.Generator, centres: NDArray[np.float32]) -> StoredCase:
     label = number % LABELS
     descriptor = centres[label] + rng.standard_normal(CHANNELS + FIGURES, np.float32)
-    return Reviewed(f"c{number}", f"i{number}", "plate", TEACHER, f"type {label}", "", "", descriptor)
+    return StoredCase(f"c{number}", f"i{number}", "plate", TEACHER, f"type {label}", "", "", descriptor)
 
 
 def milliseconds(seconds: list[float]) -> dict[str, float]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.bundle.manifest import FormName, Manifest, ThresholdRule
-from service.bundle.verify import manifest_text, verify
+from service.bundle.folder import next_version, write_bundle
+from service.bundle.manifest import FormName, ThresholdRule
+from service.bundle.verify import verify
 from service.errors import BadRequest
 
 
@@ -31,30 +30,13 @@ def recalibrated(folder: Path, form_name: FormName, reject: float, reviews: int)
             "review_threshold": min(form.review_threshold, reject),
         }
     )
-    versions = [int(path.name) for path in folder.resolve().parent.iterdir() if path.name.isdigit()]
+    model_dir = folder.resolve().parent
     following = manifest.model_copy(
         update={
-            "version": max(versions) + 1,
+            "version": next_version(model_dir),
             "created_at": datetime.now(UTC),
             "forms": {**manifest.forms, form_name: changed},
             "metrics": {**manifest.metrics, "recalibrated_from": manifest.version},
         }
     )
-    return _write(folder.resolve().parent, following, verified.files)
-
-
-def _write(model_dir: Path, manifest: Manifest, files: dict[str, bytes]) -> Path:
-    target = model_dir / str(manifest.version)
-    temporary = model_dir / f".{manifest.version}.{os.getpid()}"
-    try:
-        for name, data in files.items():
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        (temporary / "manifest.json").write_text(manifest_text(manifest))
-        verify(temporary)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return target
+    return write_bundle(model_dir, following, verified.files)

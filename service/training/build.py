@@ -5,8 +5,6 @@ folder -> splits -> working resolution -> teacher's features -> training -> ONNX
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from service.bundle.folder import next_version, write_bundle
 from service.bundle.manifest import (
     FORM_FILES,
     Form,
@@ -29,7 +28,7 @@ from service.bundle.manifest import (
     Quantiles,
 )
 from service.bundle.manifest import Teacher as TeacherRecord
-from service.bundle.verify import digest, manifest_text, verify
+from service.bundle.verify import digest
 from service.engine.session import Session, open_session
 from service.errors import BadRequest
 from service.image.decode import decode
@@ -178,7 +177,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
     files["report.html"] = write_report(report).encode()
     manifest = Manifest(
         name=settings.name,
-        version=_next_version(settings.models_dir / settings.name),
+        version=next_version(settings.models_dir / settings.name),
         created_at=datetime.now(UTC),
         network=Network(size=teacher.size, global_map=product.global_map),
         prepare=product.recipe,
@@ -203,7 +202,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         libraries={name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy", "pillow") if _has(name)},
         files=digest(files),
     )
-    return _write(settings.models_dir, manifest, files)
+    return write_bundle(settings.models_dir / settings.name, manifest, files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,29 +314,6 @@ def _report(
         recipe=settings.recipe,
         teacher=settings.teacher,
     )
-
-
-def _next_version(folder: Path) -> int:
-    taken = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    return max(taken, default=0) + 1
-
-
-def _write(models_dir: Path, manifest: Manifest, files: dict[str, bytes]) -> Path:
-    """Write a temporary folder, verify it, and rename it whole."""
-    target = models_dir / manifest.name / str(manifest.version)
-    temporary = models_dir / manifest.name / f".{manifest.version}.{os.getpid()}"
-    for name, data in files.items():
-        path = temporary / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    (temporary / "manifest.json").write_text(manifest_text(manifest))
-    try:
-        verify(temporary)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return target
 
 
 def _has(name: str) -> bool:

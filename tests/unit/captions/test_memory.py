@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,22 +16,11 @@ from service.captions.descriptor import FIGURES, case_descriptor
 from service.captions.memory import Memory, Recall
 from service.captions.neighbours import bank, embed, extended, fit_metric, vote
 from service.captions.products import UNKNOWN
+from service.records.entities import StoredCase
 
 TEACHER, OTHER_TEACHER = "a" * 64, "b" * 64
 CHANNELS = 12
 LABELS = ("scratch", "dent", "stain")
-
-
-@dataclass(frozen=True, slots=True)
-class Reviewed:
-    case_id: str
-    inspection_id: str
-    product: str
-    teacher_sha256: str
-    label: str
-    cause: str
-    action: str
-    descriptor: NDArray[np.float32]
 
 
 def descriptor(label: str, rng: np.random.Generator, spread: float = 0.15) -> NDArray[np.float32]:
@@ -45,13 +34,13 @@ def descriptor(label: str, rng: np.random.Generator, spread: float = 0.15) -> ND
     )
 
 
-def case(number: int, label: str, product: str = "plate", teacher: str = TEACHER, **fields: str) -> Reviewed:
+def case(number: int, label: str, product: str = "plate", teacher: str = TEACHER, **fields: str) -> StoredCase:
     rng = np.random.default_rng(number)
     told = {"cause": f"cause of {label}", "action": f"action for {label}", **fields}
-    return Reviewed(f"c{number}", f"i{number}", product, teacher, label, descriptor=descriptor(label, rng), **told)
+    return StoredCase(f"c{number}", f"i{number}", product, teacher, label, descriptor=descriptor(label, rng), **told)
 
 
-def cases(each: int, labels: tuple[str, ...] = LABELS) -> list[Reviewed]:
+def cases(each: int, labels: tuple[str, ...] = LABELS) -> list[StoredCase]:
     return [case(100 * place + number, label) for place, label in enumerate(labels) for number in range(each)]
 
 
