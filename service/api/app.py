@@ -113,8 +113,9 @@ async def _load_default(state: ServiceState) -> None:
             state.inspector.budget_s = budget_s
             state.metrics.budget_seconds.set(budget_s)
         await opening
-        if state.default_model is None and not state.store.names():
-            state.lifecycle.failure = f"no model in {state.settings.models_dir}; train one: flawscribe train --help"
+        if state.default_model is None and not _served_names(state.store):
+            state.lifecycle.wants_model = True
+            state.lifecycle.failure = _why_no_model(state)
             log.error(state.lifecycle.failure)
             return
         state.lifecycle.ready = True
@@ -207,10 +208,20 @@ def _default_model(settings: Settings, store: Store) -> str | None:
     if settings.model is not None:
         store.versions(settings.model)  # raises NoSuchModel: a wrong name in the configuration shows at start
         return settings.model
-    names = store.names()
+    names = _served_names(store)
     if len(names) == 1:
         return names[0]
     return _DEMO if _DEMO in names else None
+
+
+def _served_names(store: Store) -> list[str]:
+    return [name for name in store.names() if store.active_version(name) is not None]
+
+
+def _why_no_model(state: ServiceState) -> str:
+    if names := state.store.names():
+        return f"no model is in service; put one in service: POST /models/NAME/activate (there are {', '.join(names)})"
+    return f"no model in {state.settings.models_dir}; train one: flawscribe train --help"
 
 
 def _expected_budget_ms(settings: Settings, store: Store, model: str | None) -> float:
@@ -218,8 +229,8 @@ def _expected_budget_ms(settings: Settings, store: Store, model: str | None) -> 
     provider = open_provider() if settings.provider == "auto" else settings.provider
     form = None
     with contextlib.suppress(FlawscribeError):
-        if model is not None:
-            forms = store.manifest(model, store.active_version(model)).forms
+        if model is not None and (version := store.active_version(model)) is not None:
+            forms = store.manifest(model, version).forms
             wanted: FormName = "int8" if settings.precision == "auto" else settings.precision
             form = forms.get(wanted, forms["float32"])
     return _budget_ms(settings, form, provider)

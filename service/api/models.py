@@ -53,7 +53,13 @@ def show_model(request: Request, name: str) -> schemas.ModelDetail:
             versions.append(_version(store, store.manifest(name, version)))
         except BundleRefused as error:
             refused[str(version)] = error.detail
-    return schemas.ModelDetail(name=name, active_version=store.active_version(name), versions=versions, refused=refused)
+    return schemas.ModelDetail(
+        name=name,
+        active_version=store.active_version(name),
+        previous_version=store.previous_version(name),
+        versions=versions,
+        refused=refused,
+    )
 
 
 _BODY = {"required": True, "content": {"application/json": {"schema": schemas.Activation.model_json_schema()}}}

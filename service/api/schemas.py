@@ -280,7 +280,7 @@ class ModelSummary(_Answer):
 
     name: str
     default: bool
-    active_version: int
+    active_version: int | None  # null: none of its versions was put in service yet
     versions: list[int]
 
 
@@ -294,7 +294,8 @@ class ModelDetail(_Answer):
     """GET /models/{name}."""
 
     name: str
-    active_version: int
+    active_version: int | None
+    previous_version: int | None  # what POST /models/{name}/rollback puts back in service
     versions: list[ModelVersion]
     refused: dict[str, str]
 

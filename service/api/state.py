@@ -34,6 +34,7 @@ class Lifecycle:
     ready: bool = False
     draining: bool = False
     failure: str | None = None  # why it cannot become ready
+    wants_model: bool = False  # that reason is that no model is in service; the first one activated ends it
     in_flight: int = 0
 
     def why_not_ready(self) -> str | None:
@@ -111,7 +112,11 @@ class ServiceState:
         return key.id if key is not None else "anybody"
 
     def describe(self, bundle: Bundle) -> None:
-        """Say which version of a model is in service: a log line and the series flawscribe_model_info."""
+        """Say which version of a model is in service: a log line and the series flawscribe_model_info. The first model of a
+        service that had none makes it ready."""
+        if self.lifecycle.wants_model:
+            self.default_model = self.default_model or bundle.manifest.name
+            self.lifecycle.wants_model, self.lifecycle.failure, self.lifecycle.ready = False, None, True
         identity = bundle.identity
         log.info("model %s %s, %s on %s", identity.name, identity.version, identity.precision, identity.provider)
         self.metrics.model_info.labels(identity.name).info(

@@ -23,7 +23,10 @@ from service.errors import BundleRefused, NoSuchModel
 __all__ = ["Bundle", "EngineOptions", "Precision", "Store", "golden_failure", "load_bundle", "open_provider"]
 
 log = logging.getLogger("flawscribe.bundle")
-_ACTIVE = "active"  # file in a model's folder that names the version in service
+_ACTIVE = (
+    "active"  # file in a model's folder: the version in service (0: none yet), and on a second line the one before
+)
+_NONE = 0
 _PROBE_SECONDS = 120
 _EXTRA_VERSIONS = 2  # kept in memory beside the versions in service, for requests that name one
 _VERSION = r"[1-9][0-9]{0,8}"
@@ -43,8 +46,8 @@ class Store:
     """The models folder. Bundles are loaded when first asked for and kept.
 
     The version that answers for a name is chosen when it is first loaded, and changes by `activate` alone: a folder that
-    appears meanwhile is not served unseen. Safe to use from several threads; a bundle that was replaced goes when its
-    last lease ends.
+    appears meanwhile is not served unseen, and after `pin` not at the next start either. Safe to use from several
+    threads; a bundle that was replaced goes when its last lease ends.
     """
 
     models_dir: Path
@@ -70,19 +73,35 @@ class Store:
             raise NoSuchModel(f"no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
         return found
 
-    def active_version(self, name: str) -> int:
+    def active_version(self, name: str) -> int | None:
         """The version that answers for `name`: the one in service; before that the one activated last, else the highest.
 
-        Raises NoSuchModel.
+        None for a model that was trained over HTTP and never activated. Raises NoSuchModel.
         """
         if (serving := self._in_service.get(name)) is not None:
             return serving
         versions = self.versions(name)
-        with contextlib.suppress(OSError, ValueError):
-            chosen = int((self.models_dir / name / _ACTIVE).read_text())
-            if chosen in versions:
-                return chosen
-        return versions[-1]
+        chosen = self._remembered(name)[0]
+        if chosen == _NONE:
+            return None
+        return chosen if chosen in versions else versions[-1]
+
+    def previous_version(self, name: str) -> int | None:
+        """The version that was in service before the active one, if it is still there. Raises NoSuchModel."""
+        before = self._remembered(name)[1]
+        return before if before in self.versions(name) else None
+
+    def pin(self, name: str) -> None:
+        """Keep the present choice, also over a restart, before a version is added that nobody has looked at; for a new name
+        the choice is none. Raises BundleRefused when the models folder cannot be written."""
+        folder = self.models_dir / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._remembered(name)[0] is None:
+                active = self.active_version(name) if _versions(folder) else None
+                self._write_choice(name, active or _NONE, None)
+        except OSError as error:
+            raise BundleRefused(f"no version can be added to {folder}: {error.strerror}") from error
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A version's manifest, without loading its network. Raises NoSuchModel or BundleRefused."""
@@ -102,6 +121,11 @@ class Store:
     def load(self, name: str, version: int | None = None) -> Bundle:
         """Load (once) and warm up. Raises NoSuchModel, BundleRefused or NotReady."""
         wanted = self.active_version(name) if version is None else version
+        if wanted is None:
+            raise NoSuchModel(
+                f"no version of {name!r} is in service yet; put one in service (POST /models/{name}/activate) or name it "
+                f"(?version=): there are {', '.join(map(str, self.versions(name)))}"
+            )
         entry = self._loaded.get((name, wanted)) or self._load(
             name, wanted
         )  # a loaded one waits for no other's loading
@@ -134,10 +158,11 @@ class Store:
             with self._lock:
                 self._in_service[name] = version
                 self._loaded.setdefault((name, version), _Loaded(bundle)).retired = False
-                if before != version and (name, before) in self._loaded:
+                if before is not None and before != version and (name, before) in self._loaded:
                     self._loaded[name, before].retired = True
                 self._drop_retired()
-            self._remember(name, version)
+            if before != version or self._remembered(name)[0] != version:
+                self._remember(name, version, before if before != version else None)
         return bundle
 
     def _leased(self, name: str, version: int | None) -> _Loaded:
@@ -170,15 +195,27 @@ class Store:
         return_memory()
         return bundle
 
-    def _remember(self, name: str, version: int) -> None:
+    def _remember(self, name: str, version: int, before: int | None) -> None:
         """Write down the choice for the next start; a models folder that is read-only costs no more than that."""
-        folder = self.models_dir / name
-        temporary = folder / f".{_ACTIVE}.{os.getpid()}"
         try:
-            temporary.write_text(f"{version}\n")
-            temporary.replace(folder / _ACTIVE)
+            self._write_choice(name, version, before)
         except OSError as error:
             log.warning("%s %s is in service until the next start only: %s", name, version, error)
+
+    def _write_choice(self, name: str, version: int, before: int | None) -> None:
+        folder = self.models_dir / name
+        temporary = folder / f".{_ACTIVE}.{os.getpid()}"
+        temporary.write_text(f"{version}\n" if before is None else f"{version}\n{before}\n")
+        temporary.replace(folder / _ACTIVE)
+
+    def _remembered(self, name: str) -> tuple[int | None, int | None]:
+        """The version chosen (0: none) and the one before it, as written down; None where nothing is."""
+        try:
+            lines = (self.models_dir / name / _ACTIVE).read_text().split()
+            numbers = [int(line) for line in lines[:2]]
+        except (OSError, ValueError):
+            return None, None
+        return (numbers[0] if numbers else None), (numbers[1] if len(numbers) > 1 else None)
 
     def _drop_retired(self) -> None:
         """Let go what was replaced, and the versions asked for by number that were used longest ago."""

@@ -38,6 +38,8 @@ def thresholds(
     settings = load_settings()
     store = Store(settings.models_dir, EngineOptions())
     wanted = store.active_version(name) if version is None else version
+    if wanted is None:
+        raise BadRequest(f"no version of {name} is in service; name one with --version")
     manifest = store.manifest(name, wanted)
     if form not in manifest.forms:
         raise BadRequest(f"{name} {wanted} has no form {form}; it has {', '.join(manifest.forms)}")
@@ -51,6 +53,7 @@ def thresholds(
     present = manifest.forms[form].reject_threshold
     advice = advise(reviewed, (present,))
     if apply is not None:
+        store.pin(name)
         folder = recalibrated(settings.models_dir / name / str(wanted), form, apply, len(reviewed))
         typer.echo(f'{folder} written; put it in service: POST /models/{name}/activate {{"version": {folder.name}}}')
         return

@@ -131,7 +131,7 @@ def test_the_one_in_service_stays_when_the_new_one_is_refused(
     with pytest.raises(BundleRefused):
         store.activate("probe", 2)
     assert in_service(store) == 1
-    assert (tmp_path / "probe" / "active").read_text() == "1\n"
+    assert (tmp_path / "probe" / "active").read_text() == "1\n2\n"
     assert not store.is_loaded("probe", 2)
 
 
@@ -234,3 +234,35 @@ def test_a_child_process_that_crashes_refuses_the_bundle(tmp_path: Path, monkeyp
     monkeypatch.setattr("sys.executable", str(crashing))
     with pytest.raises(BundleRefused, match="ended with -11"):
         Store(tmp_path, CPU).activate("probe", 1)
+
+
+def test_a_pinned_choice_outlives_a_new_version_and_a_restart(store: Store) -> None:
+    store.pin("probe")
+    write_bundle(store.models_dir, "probe", 3)
+    again = Store(store.models_dir, CPU)
+    assert again.versions("probe") == [1, 2, 3]
+    assert (again.active_version("probe"), in_service(again)) == (2, 2)
+
+
+def test_a_new_name_that_was_pinned_answers_once_it_is_activated(store: Store) -> None:
+    store.pin("bracket")
+    assert store.names() == ["probe"]
+    write_bundle(store.models_dir, "bracket", 1)
+    assert store.active_version("bracket") is None
+    with pytest.raises(NoSuchModel, match=r"no version of 'bracket' is in service yet.*there are 1"):
+        store.load("bracket")
+    assert store.load("bracket", 1).manifest.version == 1
+    assert store.active_version("bracket") is None
+    store.activate("bracket", 1)
+    assert store.load("bracket").manifest.version == 1
+    assert Store(store.models_dir, CPU).active_version("bracket") == 1
+
+
+def test_the_version_before_is_remembered(store: Store) -> None:
+    assert store.previous_version("probe") is None
+    store.activate("probe", 1)
+    assert Store(store.models_dir, CPU).previous_version("probe") == 2
+    store.activate("probe", 1)  # again: nothing changes
+    assert store.previous_version("probe") == 2
+    store.activate("probe", 2)
+    assert store.previous_version("probe") == 1
