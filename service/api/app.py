@@ -16,6 +16,7 @@ from service import __version__
 from service.api import classify, detect, docs, health, inspections, models, problems, reports
 from service.api.access import load_keys
 from service.api.frame import Frame
+from service.api.login import viewer_of
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
@@ -23,6 +24,7 @@ from service.bundle.store import EngineOptions, Store, open_provider
 from service.captions.captioner import Captioner
 from service.captions.memory import Memory
 from service.captions.products import load_products
+from service.console.pages import make_router
 from service.decision.verdict import conformal_p_value
 from service.errors import FlawscribeError
 from service.inspector import Inspector
@@ -78,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for part in (detect, classify, inspections, reports, models, health, docs):
         app.include_router(part.router)
+    app.include_router(make_router(viewer_of))
     app.add_middleware(Frame, state=state)
     return app
 

@@ -1,0 +1,58 @@
+// Reports: choose a span and what is meant, read the report in a frame that can do nothing, download it.
+
+import { call, failure } from "./api.js";
+import { at, show } from "./dom.js";
+
+const form = at("scope");
+
+function query() {
+  const given = new FormData(form);
+  const asked = new URLSearchParams();
+  const days = Number(given.get("span"));
+  if (days) asked.set("from", new Date(Date.now() - days * 86400e3).toISOString());
+  else for (const name of ["from", "to"]) if (given.get(name)) asked.set(name, new Date(given.get(name)).toISOString());
+  for (const name of ["product", "lot"]) if (given.get(name).trim()) asked.set(name, given.get(name).trim());
+  return asked;
+}
+
+const address = (asked, format) => `/reports?${new URLSearchParams([...asked, ["format", format]])}`;
+
+async function read() {
+  const asked = query();
+  show(at("trouble"));
+  try {
+    await call(address(asked, "json")); // first as JSON: a frame could not say what was wrong
+  } catch (error) {
+    at("reading").hidden = true;
+    show(at("trouble"), failure(error, read));
+    return;
+  }
+  for (const link of document.querySelectorAll("[data-form]")) link.href = address(asked, link.dataset.form);
+  for (const link of document.querySelectorAll("[data-form]")) link.download = `report.${link.dataset.form}`;
+  at("alone").href = at("report").src = address(asked, "html");
+  at("reading").hidden = false;
+}
+
+document.querySelector('[data-form="pdf"]').addEventListener("click", async (event) => {
+  event.preventDefault();
+  try {
+    const answer = await call(event.currentTarget.href);
+    const link = Object.assign(document.createElement("a"), {
+      href: URL.createObjectURL(await answer.blob()),
+      download: "report.pdf",
+    });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  } catch (error) {
+    show(at("trouble"), failure(error));
+  }
+});
+
+form.elements.span.addEventListener("change", () => {
+  for (const field of form.querySelectorAll("[data-own]")) field.hidden = form.elements.span.value !== "own";
+});
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  read();
+});
+read();
