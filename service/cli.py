@@ -7,7 +7,7 @@ import sys
 import typer
 
 from service import __version__
-from service.commands import check, evaluate, export, key, report, samples, score, serve, teacher, thresholds, train
+from service.commands import bench, check, evaluate, export, key, report, samples, score, serve, teacher, thresholds, train
 from service.errors import FlawscribeError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (serve, train, export, evaluate, score, report, thresholds, check, samples, teacher, key):
+for part in (serve, train, export, evaluate, score, report, thresholds, check, samples, teacher, bench, key):
     part.register(app)
 
 

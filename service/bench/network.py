@@ -1,0 +1,121 @@
+"""The network alone: every form of a bundle at every rung, beside the same network run otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bench import references
+from service.bench.timing import median_ms, p99_ms, ratio, take_turns
+from service.bundle.manifest import Manifest
+from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
+from service.engine.session import Provider, open_session
+from service.errors import BundleRefused
+from service.image.decode import decode
+from service.image.prepare import plan_tiles, prepare
+from service.types import TilePlan
+
+BASE = "float32"  # the form that the others are compared with, in ONNX Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One form on one provider at one batch. `ratio_to_float32`: how many times the windows a second of the bundle's
+    float32 form, run as it is served, at the same batch."""
+
+    form: str
+    provider: str
+    batch: int
+    median_ms: float  # of one batch
+    p99_ms: float
+    windows_per_s: float
+    ratio_to_float32: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    form: str
+    provider: str
+    batch: int
+    run: Callable[[], object]
+
+    @property
+    def key(self) -> str:
+        return f"{self.form} {self.provider} {self.batch}"
+
+
+def measure(
+    folder: Path, *, provider: Provider = "auto", threads: int = 0, rounds: int = 20, beside: bool = True
+) -> list[Row]:
+    """Rows of all forms of the bundle in `folder`, then of the references that are installed, if wanted `beside`.
+
+    Raises BundleRefused when it is not what it promises, NotReady when the provider is not there.
+    """
+    verified = verify(folder)
+    windows = real_windows(verified)
+    cases = _served(verified, windows, provider, threads)
+    others = references.installed(verified.manifest, _networks(verified), cases[0].provider, threads) if beside else ()
+    cases += [
+        _Case(reference.form, reference.provider, batch, _bound(reference.run, _batch(windows, batch)))
+        for reference in others
+        for batch in sorted({case.batch for case in cases})
+    ]
+    seconds = take_turns({case.key: case.run for case in cases}, rounds)
+    base = {case.batch: seconds[case.key] for case in cases if (case.form, case.provider) == (BASE, cases[0].provider)}
+    return [_row(case, seconds[case.key], base[case.batch]) for case in cases]
+
+
+def real_windows(verified: VerifiedFolder) -> NDArray[np.uint8]:
+    """Windows uint8 [n,256,256,3] of the bundle's golden pictures. Raises BundleRefused when it has none."""
+    manifest = verified.manifest
+    if not manifest.golden:
+        raise BundleRefused(f"{verified.folder} has no golden picture to measure with")
+    pictures = [decode(verified.files[golden.file], MAX_PIXELS) for golden in manifest.golden]
+    return np.concatenate([prepare(rgb, _plan(rgb, manifest)) for rgb in pictures])
+
+
+def _plan(rgb: NDArray[np.uint8], manifest: Manifest) -> TilePlan:
+    return plan_tiles(rgb.shape[1], rgb.shape[0], manifest.prepare, global_map=manifest.network.global_map)
+
+
+def _served(verified: VerifiedFolder, windows: NDArray[np.uint8], provider: Provider, threads: int) -> list[_Case]:
+    """Each form in the session that would serve it, at its own rungs; float32 at all rungs that any form has."""
+    sessions = {}
+    for name in sorted(verified.manifest.forms, key=lambda form: form != BASE):
+        data = verified.files[verified.manifest.forms[name].file]
+        sessions[name] = open_session(data, form=name, provider=provider, threads=threads)
+    rungs = sorted({rung for session in sessions.values() for rung in session.ladder})
+    return [
+        _Case(name, session.provider, rung, _bound(session.run, _batch(windows, rung)))
+        for name, session in sessions.items()
+        for rung in (rungs if name == BASE else session.ladder)
+    ]
+
+
+def _networks(verified: VerifiedFolder) -> dict[str, bytes]:
+    return {name: verified.files[form.file] for name, form in verified.manifest.forms.items()}
+
+
+def _batch(windows: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    return np.resize(windows, (count, *windows.shape[1:]))  # repeats them as often as needed
+
+
+def _bound(run: Callable[[NDArray[np.uint8]], object], windows: NDArray[np.uint8]) -> Callable[[], object]:
+    return lambda: run(windows)
+
+
+def _row(case: _Case, seconds: list[float], base: list[float]) -> Row:
+    median = median_ms(seconds)
+    return Row(
+        form=case.form,
+        provider=case.provider,
+        batch=case.batch,
+        median_ms=round(median, 3),
+        p99_ms=round(p99_ms(seconds), 3),
+        windows_per_s=round(1000 * case.batch / median, 2),
+        ratio_to_float32=round(1 / ratio(seconds, base), 3),
+    )

@@ -1,0 +1,106 @@
+"""flawscribe bench"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.errors import BadRequest
+from service.settings import load_settings
+
+bench = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    help="""Measure this machine: the network, the service around it, training, memory.
+
+    Each prints JSON to standard output (or into --json FILE) and a table for people to standard error. What is
+    compared runs in turns in one run, so that ratios hold on a machine that has other work too.
+    """,
+)
+Json = Annotated[Path | None, typer.Option("--json", help="File for the JSON; else it goes to standard output.")]
+Folder = Annotated[Path | None, typer.Option(help="A bundle's folder [default: the default model's].")]
+
+
+@bench.command()
+def network(
+    bundle: Folder = None,
+    json_file: Json = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Runs of each form at each batch.")] = 20,
+    provider: Annotated[str | None, typer.Option(help="auto, cpu or cuda [default: FLAWSCRIBE_PROVIDER].")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="Threads of a run on the CPU; 0: all allowed.")] = None,
+    references: Annotated[bool, typer.Option(help="Run PyTorch and OpenVINO too, where installed.")] = True,
+) -> None:
+    """Time of the network alone: every form of a bundle at every batch it is served with.
+
+    Beside them, where they are installed, the published layers in PyTorch (eager) and OpenVINO. `ratio_to_float32` says
+    how many times faster a row is than the bundle's float32 form in ONNX Runtime at the same batch. Examples:
+
+        flawscribe bench network
+
+        flawscribe bench network --bundle models/bracket/2 --json network.json
+    """
+    from service.bench import network as measured  # noqa: PLC0415 - nobody else pays for what it imports
+
+    settings = load_settings(provider=provider, threads=threads)
+    rows = measured.measure(
+        bundle or _default_bundle(),
+        provider=settings.provider,
+        threads=settings.threads,
+        rounds=rounds,
+        beside=references,
+    )
+    _tell([asdict(row) for row in rows], json_file)
+
+
+def _default_bundle() -> Path:
+    """The folder of the model that answers when none is named. Raises BadRequest when there is none."""
+    from service.bundle.store import EngineOptions, Store  # noqa: PLC0415
+
+    settings = load_settings()
+    store = Store(settings.models_dir, EngineOptions())
+    names = store.names()
+    name = settings.model or (names[0] if len(names) == 1 else "polka-dot")
+    if name not in names:
+        raise BadRequest(f"no model {name!r} in {settings.models_dir}: name a bundle's folder with --bundle")
+    return settings.models_dir / name / str(store.active_version(name))
+
+
+def _tell(rows: Sequence[dict[str, Any]], file: Path | None, document: Any = None) -> None:
+    """The rows as a table for people, and `document` (or the rows themselves) as JSON."""
+    typer.echo(table(rows), err=True)
+    text = json.dumps(rows if document is None else document, indent=1) + "\n"
+    if file is None:
+        sys.stdout.write(text)
+    else:
+        file.write_text(text)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in columns, words to the left and numbers to the right."""
+    if not rows:
+        return "(nothing was measured)"
+    columns = {name: [_shown(row.get(name)) for row in rows] for name in rows[0]}
+    lines = []
+    for index in range(-1, len(rows)):
+        cells = []
+        for name, shown in columns.items():
+            width = max(len(name), *map(len, shown))
+            cell = name if index < 0 else shown[index]
+            cells.append(cell.ljust(width) if isinstance(rows[0][name], str) else cell.rjust(width))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.add_typer(bench)
