@@ -23,7 +23,18 @@ from service.api.judging import (
     model_named,
     unless_departed,
 )
-from service.api.recording import Kept, caption_of, conclude, digest, keeping, once, product_of, records_of, replayed
+from service.api.recording import (
+    Kept,
+    caption_of,
+    conclude,
+    digest,
+    keeping,
+    later_at,
+    once,
+    product_of,
+    records_of,
+    replayed,
+)
 from service.api.state import ServiceState, require
 from service.api.wire import Incoming, read_pictures
 from service.bundle.store import Bundle
@@ -70,7 +81,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
             async with state.leased(model_named(query, state), query.version) as bundle:
                 work = _work(state, bundle, incoming, query, context, deadline, worded=not later)
                 outcomes, captions = await unless_departed(request, work)
-            judged_of(outcomes)
+            judged = judged_of(outcomes)
 
             async def render(stored: bool) -> Response:
                 told = [
@@ -82,7 +93,9 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
                 response = await answers.json_answer(
                     request.state.request_id, told, bundle.identity, query.included, method, form
                 )
-                response.status_code = 202 if later else 200
+                if later:
+                    response.status_code = 202
+                    response.headers.update(later_at(f"/inspections/{judged[0].id}"))
                 return response
 
             pairs = zip(outcomes, incoming.pictures, strict=True)
@@ -93,8 +106,6 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
             keep = replace(keep, asked=keep.asked or later)
             response = await conclude(state, bundle, request.state.request_id, keep, claim, kept, render)
             if later:
-                response.headers["location"] = f"/inspections/{kept[0].inspection.id}"
-                response.headers["preference-applied"] = "respond-async"
                 for item in kept:
                     _word_later(state, bundle, item.inspection, context)
             return response

@@ -98,9 +98,16 @@ def digest(request: Request, pictures: Sequence[Picture | FlawscribeError], cont
 
 
 def replayed(answer: Answer) -> Response:
-    """The answer that the key's first request got."""
+    """The answer that the key's first request got, with the place of what was to come later."""
     headers = {"idempotent-replayed": "true"}
+    if answer.location:
+        headers |= later_at(answer.location)
     return Response(answer.body, status_code=answer.status, media_type=answer.media_type, headers=headers)
+
+
+def later_at(location: str) -> dict[str, str]:
+    """The headers of a 202 whose words come at `location` (RFC 7240)."""
+    return {"location": location, "preference-applied": "respond-async"}
 
 
 async def conclude(
@@ -125,7 +132,8 @@ async def conclude(
         rows = [_record(item, bundle, request_id, keep.storing) for item in kept] if keep.wanted else []
         if keep.storing == "image":
             await asyncio.to_thread(_keep_pictures, records, kept)
-        answer = Answer(response.status_code, response.media_type or "application/json", bytes(response.body))
+        media_type, location = response.media_type or "application/json", response.headers.get("location", "")
+        answer = Answer(response.status_code, media_type, bytes(response.body), location)
         await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
     except (RecordsBusy, RecordsFailure, NotReady) as error:
         state.metrics.records_failed.inc(len(kept))

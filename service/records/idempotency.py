@@ -27,11 +27,12 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it went out."""
+    """An answer as it went out. `location`: its Location header, empty without one."""
 
     status: int
     media_type: str
     body: bytes
+    location: str = ""
 
 
 class Claim:
@@ -50,7 +51,12 @@ class Claim:
 
         def work(connection: sa.Connection) -> None:
             mine = sa.update(idempotency).where(c.key == self._key, c.owner == self._owner, c.status.is_(None))
-            values = {"status": answer.status, "media_type": answer.media_type, "answer": answer.body}
+            values = {
+                "status": answer.status,
+                "media_type": answer.media_type,
+                "answer": answer.body,
+                "location": answer.location,
+            }
             if not connection.execute(mine.values(**values)).rowcount:
                 raise Conflict("another process answered this Idempotency-Key meanwhile; ask again for its answer")
             self.written = answer
@@ -136,7 +142,7 @@ class IdempotencyKeys:
             row = await asyncio.wrap_future(self._writer.submit(self._claiming(key, body_sha256, owner)))
             _same_body(row["body_sha256"], body_sha256)
             if row["status"] is not None:
-                return Answer(row["status"], row["media_type"], row["answer"])
+                return Answer(row["status"], row["media_type"], row["answer"], row["location"])
             if row["owner"] == owner:
                 return None
             left = deadline - time.monotonic()
@@ -158,6 +164,7 @@ class IdempotencyKeys:
                 "status": None,
                 "media_type": "",
                 "answer": None,
+                "location": "",
             }
             insert = upsert_for(connection.dialect.name, idempotency).values(key=key, **fresh)
             abandoned = sa.or_(c.expires_at <= now, sa.and_(c.status.is_(None), c.lease_until <= now))

@@ -153,5 +153,14 @@ idempotency = sa.Table(
     sa.Column("status", sa.Integer),  # null while the request runs
     _text("media_type"),
     sa.Column("answer", sa.LargeBinary),
+    _text("location"),  # of an answer that says where the rest will be
     sa.Index("idempotency_by_expiry", "expires_at"),
+)
+
+llm_spend = sa.Table(  # what the LLM cost on a UTC day, all services together
+    "llm_spend",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
 )

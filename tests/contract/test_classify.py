@@ -156,6 +156,19 @@ def test_words_may_come_later(service: Service) -> None:
     assert service.client.get(place).json()["classification"]["source"] == "rules"
 
 
+def test_words_to_come_later_are_promised_once(service: Service) -> None:
+    def ask() -> Any:
+        headers = {"prefer": "respond-async", "idempotency-key": "later"}
+        return service.client.post("/classify", files={"image": ("a.png", ONE)}, headers=headers)
+
+    first, again = ask(), ask()
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.content == first.content
+    for header in ("location", "preference-applied"):
+        assert again.headers[header] == first.headers[header]
+
+
 def test_what_a_person_taught_is_remembered(service: Service) -> None:
     for serial in range(6):
         seen = classify(service, flawed((20 + serial, 20, 0)), data={"serial": str(serial)})
