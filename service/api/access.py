@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from service.errors import Forbidden, SettingsError, Unauthorized
+from service.errors import Forbidden, SettingsError
 
 log = logging.getLogger("flawscribe.access")
 Scope = Literal["detect", "review", "admin"]
@@ -65,22 +65,8 @@ class KeyRing:
             return None
         return found and (found.st_mtime_ns, found.st_size, found.st_ino)
 
-    def check(self, headers: Mapping[str, str], *scopes: Scope) -> None:
-        """Raises Unauthorized without a valid key, Forbidden when the key has none of `scopes`; `admin` covers all."""
-        key = self.find(headers)
-        if key is not None and not {*scopes, "admin"} & {*key.scopes}:
-            raise Forbidden(f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {' or '.join(scopes)}")
-
-    def find(self, headers: Mapping[str, str]) -> ApiKey | None:
-        """The caller's key; None where none is needed. Raises Unauthorized without a valid one."""
-        if not self.required:
-            return None
-        key = self._find(_given(headers))
-        if key is None:
-            raise Unauthorized("a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
-        return key
-
-    def _find(self, given: str) -> ApiKey | None:
+    def named(self, given: str) -> ApiKey | None:
+        """The key that `given` is; None when it is none of the service's."""
         digest = hashlib.sha256(given.encode()).hexdigest()
         found = None
         for key in self.keys:  # all of them, so that time tells nothing
@@ -89,7 +75,16 @@ class KeyRing:
         return found
 
 
-def _given(headers: Mapping[str, str]) -> str:
+def require_scope(key: ApiKey, *scopes: Scope) -> None:
+    """Raises Forbidden when the key has none of `scopes`; `admin` covers all."""
+    if not {*scopes, "admin"} & {*key.scopes}:
+        raise Forbidden(f"key {key.id} has the scopes {', '.join(key.scopes)}; this needs {' or '.join(scopes)}")
+
+
+def key_in(headers: Mapping[str, str]) -> str | None:
+    """The key that a request's headers carry, right or wrong; None where they carry none."""
+    if "authorization" not in headers and "x-api-key" not in headers:
+        return None
     bearer = headers.get("authorization", "")
     if bearer.lower().startswith("bearer "):
         return bearer[7:].strip()

@@ -13,10 +13,9 @@ import numpy as np
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import classify, detect, docs, health, inspections, models, problems, reports
+from service.api import classify, detect, docs, health, inspections, login, models, problems, reports
 from service.api.access import load_keys
 from service.api.frame import Frame
-from service.api.login import viewer_of
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
@@ -78,9 +77,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = state
     problems.install(app)
-    for part in (detect, classify, inspections, reports, models, health, docs):
+    for part in (detect, classify, inspections, reports, models, health, docs, login):
         app.include_router(part.router)
-    app.include_router(make_router(viewer_of))
+    app.include_router(make_router(login.viewer_of))
     app.add_middleware(Frame, state=state)
     return app
 

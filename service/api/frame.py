@@ -9,12 +9,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.access import key_in
 from service.api.problems import answer_problem
 from service.api.state import ServiceState
 from service.errors import Forbidden, NotReady
 from service.settings import is_loopback
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
+_SAFE = {"GET", "HEAD", "OPTIONS"}
 _ALWAYS = {"/healthz", "/readyz", "/metrics"}  # answered while draining, from any host, without a key
 
 
@@ -45,7 +47,7 @@ class Frame:
         counted = scope["path"] not in _ALWAYS
         self.state.lifecycle.in_flight += counted
         try:
-            refusal = self._refusal(scope["path"], headers)
+            refusal = self._refusal(scope, headers)
             if refusal is not None:
                 raise refusal
             await self.app(scope, receive, send_framed)
@@ -58,12 +60,14 @@ class Frame:
             self.state.lifecycle.in_flight -= counted
             self.state.metrics.requests.labels(_endpoint(scope), str(status or 500)).inc()
 
-    def _refusal(self, path: str, headers: Headers) -> Exception | None:
-        if path in _ALWAYS:
+    def _refusal(self, scope: Scope, headers: Headers) -> Exception | None:
+        if scope["path"] in _ALWAYS:
             return None
         if self.state.lifecycle.draining:
             self.state.metrics.rejected.labels("draining").inc()
             return NotReady("the service is shutting down", retry_after=5)
+        if scope["method"] not in _SAFE and key_in(headers) is None and _of_another_site(headers):
+            return Forbidden("another web site's page sent this; only the console's own pages and API clients may")
         if self.state.keys.required or self.state.settings.insecure:
             return None
         # without keys only this machine may ask: a web page that rebinds its name to 127.0.0.1 shows in Host
@@ -74,6 +78,16 @@ class Frame:
             if not is_loopback(re.sub(r":\d+$", "", place).strip("[]")):
                 return Forbidden(f"{header} {headers.get(header)!r}: without API keys only this machine is answered")
         return None
+
+
+def _of_another_site(headers: Headers) -> bool:
+    """Whether a page of another origin makes a browser send this. Where the browser says so itself, that holds, since a proxy
+    may have changed Host; else Origin and Host tell. What is no browser sends neither."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 def _endpoint(scope: Scope) -> str:

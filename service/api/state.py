@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from service.api.access import KeyRing, Scope
+from service.api.access import ApiKey, KeyRing, Scope, key_in, require_scope
+from service.api.sessions import Sessions
 from service.api.wire import BodyLimits
 from service.bundle.store import Bundle, Store
 from service.captions.captioner import Captioner
-from service.errors import NotReady, Overloaded
+from service.errors import NotReady, Overloaded, Unauthorized
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.records.store import Records
@@ -61,7 +62,11 @@ class ServiceState:
     llm: GuardedLlm | None = None
     pending: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # inspections whose words are still to come
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    sessions: Sessions = field(init=False)
     _bodies: int = 0  # bytes of request bodies that may be in memory now
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(self.keys)
 
     @contextlib.contextmanager
     def room_for_body(self, headers: Mapping[str, str]) -> Iterator[None]:
@@ -106,9 +111,22 @@ class ServiceState:
         finally:
             lease.__exit__(None, None, None)
 
+    def key_of(self, request: Request) -> ApiKey | None:
+        """The caller's key, of a header or else of a browser's session; None where none is needed.
+
+        Raises Unauthorized without a valid one, Forbidden for a session's unsafe request without its CSRF token.
+        """
+        if not self.keys.required:
+            return None
+        given = key_in(request.headers)
+        key = self.keys.named(given) if given is not None else self.sessions.key_of(request)
+        if key is None:
+            raise Unauthorized("a valid API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+        return key
+
     def caller(self, request: Request) -> str:
         """Who asks: the id of the API key, or `anybody` where none is needed. Raises Unauthorized."""
-        key = self.keys.find(request.headers)
+        key = self.key_of(request)
         return key.id if key is not None else "anybody"
 
     def describe(self, bundle: Bundle) -> None:
@@ -141,5 +159,7 @@ def state_of(request: Request) -> ServiceState:
 def require(request: Request, *scopes: Scope) -> ServiceState:
     """The app's parts, for a caller whose key has one of `scopes`. Raises Unauthorized or Forbidden."""
     state = state_of(request)
-    state.keys.check(request.headers, *scopes)
+    key = state.key_of(request)
+    if key is not None:
+        require_scope(key, *scopes)
     return state

@@ -35,6 +35,13 @@ def make_router(viewer_of: Callable[[Request], Viewer | None]) -> APIRouter:
     for page in PAGES:
         add(page)
 
+    @router.get("/login")
+    async def login(request: Request) -> Response:
+        viewer = viewer_of(request)
+        return (
+            RedirectResponse("/", 303) if viewer is not None else shell.render("login", Viewer(frozenset(), keys=True))
+        )
+
     @router.get("/console/static/{name:path}")
     async def file(request: Request, name: str) -> Response:
         """Stylesheets and modules; asked for anew each time, and answered 304 as long as they are the same."""

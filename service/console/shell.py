@@ -41,14 +41,14 @@ class Viewer:
     """Who looks at a page, as the API would see them.
 
     `name`: the key's id, None where no keys are needed; `csrf`: goes with every unsafe request of the session;
-    `keys`: whether the API asks for keys; `records`: whether inspections are kept.
+    `keys`: whether the API asks for keys; `storing`: what is kept of an inspection unless a request says: none, record, image.
     """
 
     scopes: frozenset[str]
     name: str | None = None
     csrf: str = ""
     keys: bool = False
-    records: bool = True
+    storing: str = "record"
 
     def may(self, scope: str) -> bool:
         """Whether the key covers `scope`; admin covers all."""
@@ -81,7 +81,7 @@ class Shell:
                 "scopes": sorted(scope for scope in ("detect", "review", "admin") if viewer.may(scope)),
                 "csrf": viewer.csrf,
                 "keys": viewer.keys,
-                "records": viewer.records,
+                "storing": viewer.storing,
             },
         }
         html = self._environment.get_template(f"{name}.html").render(

@@ -9,6 +9,14 @@ export class Problem extends Error {
     super(detail || title);
     Object.assign(this, { status, title, detail, retryAfter });
   }
+
+  /** The problem that an answer tells of; null: there was none. */
+  static async of(answer) {
+    if (!answer) return new Problem({ title: text("shell.unreachable"), detail: text("shell.unreachable_detail") });
+    const json = (answer.headers.get("content-type") ?? "").includes("json");
+    const told = json ? await answer.json() : { title: answer.statusText };
+    return new Problem({ ...told, status: answer.status, retryAfter: answer.headers.get("retry-after") });
+  }
 }
 
 /** Ask the API. `json`: body to send as JSON; `body`: any other body. Gives JSON where the answer is JSON, else the Response. */
@@ -21,15 +29,12 @@ export async function call(path, { method = "GET", json, body, headers = {}, sig
     answer = await fetch(path, { method, body: json === undefined ? body : JSON.stringify(json), headers: sent, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ title: text("shell.unreachable"), detail: text("shell.unreachable_detail") });
+    throw await Problem.of(null);
   }
-  const kind = answer.headers.get("content-type") ?? "";
   if (answer.status === 401 && viewer.keys) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-  if (!answer.ok) {
-    const told = kind.includes("json") ? await answer.json() : { title: answer.statusText };
-    throw new Problem({ ...told, status: answer.status, retryAfter: answer.headers.get("retry-after") });
-  }
-  return kind.includes("json") && answer.status !== 204 ? answer.json() : answer;
+  if (!answer.ok) throw await Problem.of(answer);
+  const json = (answer.headers.get("content-type") ?? "").includes("json");
+  return json ? answer.json() : answer;
 }
 
 /** A failure as an element: what went wrong, in the service's own words, and a way to try again. */

@@ -1,0 +1,29 @@
+// A key for a session; then on to the page that was asked for.
+
+import { Problem, failure } from "./api.js";
+import { at, show } from "./dom.js";
+
+const form = at("login");
+
+/** Where to go on: a path of this service, whatever the address says. */
+function onward() {
+  const asked = new URLSearchParams(location.search).get("next") ?? "/";
+  const url = new URL(asked, location.origin);
+  return url.origin === location.origin ? url.pathname + url.search : "/";
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  show(at("trouble"));
+  const answer = await fetch("/login", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ key: form.elements.key.value }),
+  }).catch(() => null);
+  if (answer?.ok) {
+    location.assign(onward());
+    return;
+  }
+  show(at("trouble"), failure(await Problem.of(answer)));
+  form.elements.key.select();
+});
