@@ -54,6 +54,10 @@ class Metrics:
         self.llm_requests = Counter("flawscribe_llm_requests", "Tasks of the LLM", ["outcome"], registry=registry)
         self.llm_tokens = Counter("flawscribe_llm_tokens", "Tokens of the LLM", ["direction"], registry=registry)
         self.llm_cost = Counter("flawscribe_llm_cost", "Cost of the LLM in the prices' currency", registry=registry)
+        self.event_streams = Gauge("flawscribe_event_streams", "Clients that listen to /events", registry=registry)
+        self.event_streams_dropped = Counter(
+            "flawscribe_event_streams_dropped", "Clients of /events that did not keep up", registry=registry
+        )
         self.records_failed = Counter(
             "flawscribe_records_failed", "Inspections that could not be recorded", registry=registry
         )

@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import classify, detect, docs, health, inspections, login, models, problems, reports
+from service.api import classify, detect, docs, event_stream, health, inspections, login, models, problems, reports
 from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.schemas import Problem
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = state
     problems.install(app)
-    for part in (detect, classify, inspections, reports, models, health, docs, login):
+    for part in (detect, classify, inspections, reports, models, health, docs, login, event_stream):
         app.include_router(part.router)
     app.include_router(make_router(login.viewer_of))
     app.add_middleware(Frame, state=state)
@@ -92,6 +92,7 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
         yield
     finally:
         state.lifecycle.draining = True
+        state.events.close()
         if state.pending:  # words that a client was promised
             await asyncio.wait(set(state.pending.values()), timeout=state.settings.drain_s)
         for task in (*tasks, *state.pending.values()):

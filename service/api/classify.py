@@ -13,6 +13,7 @@ from pydantic import Field
 
 from service.api import answers, schemas
 from service.api.answers import Judged
+from service.api.events import worded
 from service.api.judging import (
     BODY,
     JudgeQuery,
@@ -149,6 +150,7 @@ def _word_later(state: ServiceState, bundle: Bundle, inspection: Inspection, con
             deadline = time.monotonic() + state.settings.llm_deadline_s + 5
             captions = await _words(state, bundle, inspection, context, deadline)
             await asyncio.wrap_future(records_of(state).caption(inspection.id, caption_of(captions)))
+            state.events.publish(worded(inspection.id, captions.picture.label))
         except FlawscribeError as error:
             log.error("inspection %s stays without words: %s", inspection.id, error.detail)
         finally:

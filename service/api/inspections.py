@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api import schemas
+from service.api.events import reviewed
 from service.api.judging import deadline_of
 from service.api.recording import once, records_of, replayed
 from service.api.state import ServiceState, require
@@ -139,6 +140,8 @@ async def review(request: Request, inspection_id: str) -> Response:
         if claim is not None:
             also = lambda outcome: claim.storing(Answer(201, "application/json", answered(outcome)))  # noqa: E731
         outcome = await asyncio.wrap_future(records.review(inspection_id, said, also))
+        told = outcome.review.review
+        state.events.publish(reviewed(inspection_id, outcome.review.at, told.who, told.verdict, told.label))
     if state.captioner is not None:
         cases = [outcome.case] if outcome.case is not None else []
         await asyncio.to_thread(state.captioner.learn, cases, outcome.withdrawn)

@@ -76,9 +76,7 @@ async def activate(request: Request, name: str) -> schemas.ModelDetail:
         raise InvalidParameter(f'the body must be {{"version": N}}: {error.errors()[0]["msg"]}') from error
     before = state.store.active_version(name)
     state.describe(await asyncio.to_thread(state.store.activate, name, wanted.version))
-    if state.records is not None:
-        detail = {"activated": wanted.version, "before": before}
-        await asyncio.wrap_future(state.records.model_changed(state.caller(request), name, detail))
+    await state.note_model_change(request, name, {"activated": wanted.version, "before": before})
     return await asyncio.to_thread(show_model, request, name)
 
 

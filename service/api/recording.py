@@ -15,6 +15,7 @@ from typing import Literal
 from fastapi import Request, Response
 from PIL import Image
 
+from service.api.events import inspected
 from service.api.state import ServiceState
 from service.bundle.store import Bundle
 from service.captions.captioner import Captions
@@ -141,6 +142,7 @@ async def conclude(
             raise
         log.error("an inspection is answered without being recorded: %s", error.detail)
         return await render(False)
+    state.events.publish(*map(inspected, rows))
     return response
 
 

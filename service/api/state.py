@@ -7,11 +7,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
 from service.api.access import ApiKey, KeyRing, Scope, key_in, require_scope
+from service.api.events import Events, model_changed
 from service.api.sessions import Sessions
 from service.api.wire import BodyLimits
 from service.bundle.store import Bundle, Store
@@ -63,10 +65,12 @@ class ServiceState:
     pending: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # inspections whose words are still to come
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     sessions: Sessions = field(init=False)
+    events: Events = field(init=False)
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
     def __post_init__(self) -> None:
         self.sessions = Sessions(self.keys)
+        self.events = Events(self.metrics)
 
     @contextlib.contextmanager
     def room_for_body(self, headers: Mapping[str, str]) -> Iterator[None]:
@@ -128,6 +132,13 @@ class ServiceState:
         """Who asks: the id of the API key, or `anybody` where none is needed. Raises Unauthorized."""
         key = self.key_of(request)
         return key.id if key is not None else "anybody"
+
+    async def note_model_change(self, request: Request, name: str, detail: dict[str, Any]) -> None:
+        """Write into the audit that the caller changed a model, and tell all who listen. Raises RecordsBusy, RecordsFailure."""
+        who = self.caller(request)
+        if self.records is not None:
+            await asyncio.wrap_future(self.records.model_changed(who, name, detail))
+        self.events.publish(model_changed(name, datetime.now(UTC), who, detail))
 
     def describe(self, bundle: Bundle) -> None:
         """Say which version of a model is in service: a log line and the series flawscribe_model_info. The first model of a

@@ -56,6 +56,7 @@ class DrainingServer(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._start_drain)
 
     def _start_drain(self) -> None:
+        self._state.events.close()
         self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:

@@ -32,3 +32,10 @@ def read_entries(
         query = query.where(audit.c.subject == subject)
     with database.reading() as connection:
         return tuple(AuditEntry(**row) for row in connection.execute(query).mappings())
+
+
+def newest_entries(database: Database, limit: int) -> tuple[AuditEntry, ...]:
+    """The last `limit` entries, newest first."""
+    query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
+    with database.reading() as connection:
+        return tuple(AuditEntry(**row) for row in connection.execute(query).mappings())

@@ -48,7 +48,8 @@ def test_a_key_buys_a_session_that_pages_and_api_take(browser: httpx.Client, sec
     answer = browser.post("/login", json={"key": f" {secret}\n"})
     assert answer.status_code == 204
     cookie = answer.headers["set-cookie"]
-    assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/")) and "Secure" not in cookie
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
+    assert "Secure" not in cookie
     assert secret not in cookie
     assert browser.get("/inspections").status_code == 200
     assert "line 3" in browser.get("/console/reports").text
