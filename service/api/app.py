@@ -21,6 +21,7 @@ from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
 from service.bundle.store import EngineOptions, Store, open_provider
 from service.captions.captioner import Captioner
+from service.captions.follower import Follower
 from service.captions.memory import Memory
 from service.captions.products import load_products
 from service.console.pages import make_router
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flawscribe.app")
 _HOUSEKEEPING_S = 3600
+_FOLLOW_S = 2.0
 _DRIFT_WORDS = ("too few", "steady", "shifting", "drifted")
 _DEMO = "polka-dot"
 _CUDA_BUDGET_MS = 2.0
@@ -87,7 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _life(state: ServiceState) -> AsyncIterator[None]:
     state.llm = _open_llm(state.settings, state.metrics)
-    tasks = [asyncio.create_task(_load_default(state)), asyncio.create_task(_keep_house(state))]
+    tasks = [asyncio.create_task(work(state)) for work in (_load_default, _keep_house, _follow_others)]
     try:
         yield
     finally:
@@ -139,7 +141,9 @@ def _open_records(state: ServiceState) -> None:
     size = None if settings.keep_pictures_gb is None else int(settings.keep_pictures_gb * 2**30)
     records = Records(RecordsOptions(settings.records_dir, settings.database_url, keep=Keep(age, size)))
     captioner = Captioner(products, memory, state.llm, records.accepted)
-    captioner.learn(list(records.cases()))
+    state.follower = Follower(records, captioner)
+    if state.llm is not None:
+        state.llm.budget.keep_in(records)
     state.records, state.captioner = records, captioner
 
 
@@ -181,6 +185,19 @@ async def _keep_house(state: ServiceState) -> None:
                 await asyncio.to_thread(watch_drift, state, datetime.now(UTC))
             except FlawscribeError as error:
                 log.error("housekeeping: %s", error.detail)
+
+
+async def _follow_others(state: ServiceState) -> None:
+    """Every two seconds: learn what was reviewed, and hear what was spent, at other services on the same database."""
+    while True:
+        await asyncio.sleep(_FOLLOW_S)
+        if state.follower is not None:
+            try:
+                await asyncio.to_thread(state.follower.catch_up)
+                if state.llm is not None:
+                    await asyncio.to_thread(state.llm.budget.refresh)
+            except FlawscribeError as error:
+                log.error("other services are not followed: %s", error.detail)
 
 
 def watch_drift(state: ServiceState, now: datetime) -> None:

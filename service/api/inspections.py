@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from service.api.judging import deadline_of
 from service.api.recording import once, records_of, replayed
 from service.api.state import ServiceState, require
 from service.api.wire import read_body
-from service.errors import InvalidParameter, NoSuchRecord
+from service.errors import InvalidParameter, NoSuchRecord, RecordsFailure
 from service.image.decode import media_type_of
 from service.records.entities import Record, Review, StoredReview
 from service.records.idempotency import Answer
@@ -25,6 +26,7 @@ from service.records.inspections import MOST_PER_PAGE, Filters
 from service.records.reviews import ReviewOutcome
 from service.types import Decision
 
+log = logging.getLogger("flawscribe.records")
 router = APIRouter(tags=["records"])
 
 
@@ -142,10 +144,17 @@ async def review(request: Request, inspection_id: str) -> Response:
         outcome = await asyncio.wrap_future(records.review(inspection_id, said, also))
         told = outcome.review.review
         state.events.publish(reviewed(inspection_id, outcome.review.at, told.who, told.verdict, told.label))
-    if state.captioner is not None:
-        cases = [outcome.case] if outcome.case is not None else []
-        await asyncio.to_thread(state.captioner.learn, cases, outcome.withdrawn)
+    await _learn(state)
     return Response(answered(outcome), status_code=201, media_type="application/json")
+
+
+async def _learn(state: ServiceState) -> None:
+    """Let the memory know before the answer leaves; where that fails, it follows in seconds."""
+    try:
+        if state.follower is not None:
+            await asyncio.to_thread(state.follower.catch_up)
+    except RecordsFailure as error:
+        log.error("a review is stored and not learned yet: %s", error.detail)
 
 
 @router.get("/parts/{serial}", summary="One verdict for a part seen in several views or shots")

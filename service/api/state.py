@@ -18,6 +18,7 @@ from service.api.sessions import Sessions
 from service.api.wire import BodyLimits
 from service.bundle.store import Bundle, Store
 from service.captions.captioner import Captioner
+from service.captions.follower import Follower
 from service.errors import NotReady, Overloaded, Unauthorized
 from service.inspector import Inspector
 from service.metrics import Metrics
@@ -61,6 +62,7 @@ class ServiceState:
     default_model: str | None
     records: Records | None = None  # opened while the model is loaded; None where nothing is recorded
     captioner: Captioner | None = None
+    follower: Follower | None = None  # there once records are
     llm: GuardedLlm | None = None
     pending: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # inspections whose words are still to come
     lifecycle: Lifecycle = field(default_factory=Lifecycle)

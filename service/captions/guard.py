@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from service.captions.answer import LlmAnswer, LlmSummary, LlmUnavailable, Reason, Usage
 from service.captions.client import LlmClient
 from service.captions.prompt import LlmTask
+from service.errors import RecordsBusy
+from service.records.entities import DailySpend
 
+log = logging.getLogger("flawscribe.captions")
 Answered = TypeVar("Answered", LlmAnswer, LlmSummary)
 
 # said of one task's contents; they tell nothing of the endpoint
@@ -38,15 +44,6 @@ class GuardSettings:
     cache_entries: int = 512
     price_in: float | None = None
     price_out: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DailySpend:
-    """What was spent on a UTC day; kept by the caller over restarts."""
-
-    day: date
-    calls: int = 0
-    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +115,45 @@ class CircuitBreaker:
             self._closed_at = self._clock() + wait
 
 
-class DailyBudget:
-    """Calls and tokens of a UTC day. What is under way is counted at an estimate, so that many at once do not overspend."""
+class Ledger(Protocol):
+    """Where spending is kept over restarts, for all services that share it: `Records`."""
 
-    def __init__(self, settings: GuardSettings, spent: DailySpend | None, today: Callable[[], date]) -> None:
+    def spent(self, day: date) -> DailySpend: ...
+    def spend(self, more: DailySpend) -> Future[DailySpend]: ...
+
+
+class DailyBudget:
+    """Calls and tokens of a UTC day. What is under way is counted at an estimate, so that many at once do not overspend.
+
+    With a ledger they are those of all services that share it, as last heard of; what could not be written yet is added.
+    """
+
+    def __init__(self, settings: GuardSettings, today: Callable[[], date]) -> None:
         self._settings = settings
         self._today = today
-        self._spent = spent or DailySpend(today())
         self._under_way = 0
+        self._ledger: Ledger | None = None
+        self._lock = threading.Lock()  # what is written is told by the ledger's thread
+        self._known = DailySpend(today())
+        self._unwritten = DailySpend(today())
+        self._writing = False
 
     @property
     def spent(self) -> DailySpend:
         """Today's spending so far."""
-        if self._spent.day != self._today():
-            self._spent = DailySpend(self._today())
-        return self._spent
+        with self._lock:
+            self._turn_day()
+            return _sum(self._known, self._unwritten)
+
+    def keep_in(self, ledger: Ledger) -> None:
+        """Go on from what the ledger holds, and keep further spending there. Blocks. Raises RecordsFailure."""
+        self._ledger = ledger
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Hear of what other services spent. Blocks. Raises RecordsFailure."""
+        if self._ledger is not None:
+            self._hear(self._ledger.spent(self._today()))
 
     @contextmanager
     def call(self) -> Iterator[Callable[[Usage], None]]:
@@ -151,7 +172,61 @@ class DailyBudget:
 
     def _add(self, usage: Usage) -> None:
         tokens = usage.tokens_in + usage.tokens_out + usage.untold * self._settings.tokens_per_call
-        self._spent = replace(self.spent, calls=self.spent.calls + usage.calls, tokens=self.spent.tokens + tokens)
+        with self._lock:
+            self._turn_day()
+            self._unwritten = _sum(self._unwritten, DailySpend(self._unwritten.day, usage.calls, tokens))
+        self._write()
+
+    def _write(self) -> None:
+        """Write what is not written yet, one writing at a time; what fails waits for the next call."""
+        with self._lock:
+            more = self._unwritten
+            if self._ledger is None or self._writing or not (more.calls or more.tokens):
+                return
+            self._writing = True
+        try:
+            self._ledger.spend(more).add_done_callback(lambda done: self._written(more, done))
+        except RecordsBusy as error:
+            self._failed(error)
+
+    def _written(self, more: DailySpend, done: Future[DailySpend]) -> None:
+        error = done.exception()
+        if error is not None:
+            self._failed(error)
+            return
+        with self._lock:
+            self._writing = False
+            if more.day == self._unwritten.day:
+                left = self._unwritten
+                self._unwritten = DailySpend(left.day, left.calls - more.calls, left.tokens - more.tokens)
+                self._known = _later(self._known, done.result())
+        self._write()
+
+    def _failed(self, error: BaseException) -> None:
+        with self._lock:
+            self._writing = False
+        log.error("the LLM's spending is not written yet: %s", error)
+
+    def _hear(self, total: DailySpend) -> None:
+        with self._lock:
+            self._turn_day()
+            self._known = _later(self._known, total)
+
+    def _turn_day(self) -> None:
+        today = self._today()
+        if self._known.day != today:
+            self._known = self._unwritten = DailySpend(today)
+
+
+def _sum(one: DailySpend, other: DailySpend) -> DailySpend:
+    return DailySpend(one.day, one.calls + other.calls, one.tokens + other.tokens)
+
+
+def _later(one: DailySpend, other: DailySpend) -> DailySpend:
+    """Of two sums of a day the later one, whichever was heard of first: sums only rise."""
+    if one.day != other.day:
+        return one
+    return DailySpend(one.day, max(one.calls, other.calls), max(one.tokens, other.tokens))
 
 
 class GuardedLlm:
@@ -163,13 +238,12 @@ class GuardedLlm:
         settings: GuardSettings,
         *,
         on_event: Callable[[LlmEvent], None] = lambda event: None,
-        spent: DailySpend | None = None,
         clock: Callable[[], float] = time.monotonic,
         today: Callable[[], date] = _utc_day,
     ) -> None:
         self.settings = settings
         self.breaker = CircuitBreaker(settings.failures_to_open, settings.open_seconds, clock)
-        self.budget = DailyBudget(settings, spent, today)
+        self.budget = DailyBudget(settings, today)
         self._client = client
         self._on_event = on_event
         self._slots = asyncio.Semaphore(settings.concurrency)

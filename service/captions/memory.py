@@ -84,6 +84,10 @@ class Memory:
     def __len__(self) -> int:
         return sum(len(shelf.cases) for shelf in self._shelves.values())
 
+    def knows(self, case_id: str) -> bool:
+        """Whether it has that case."""
+        return case_id in self._places
+
     def add(self, *cases: Case) -> None:
         """Take in cases. One of a known id takes the earlier one's place; one labelled `unknown` teaches nothing and is left out.
 

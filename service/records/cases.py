@@ -49,17 +49,13 @@ def read_cases(database: Database, *, product: str | None = None) -> Iterator[St
             query = query.where(cases.c.product == product)
         with database.reading() as connection:
             rows = connection.execute(query).mappings().all()
-        for row in rows:
-            yield StoredCase(
-                row["id"],
-                row["inspection_id"],
-                row["product"],
-                row["teacher_sha256"],
-                row["label"],
-                row["cause"],
-                row["action"],
-                row["descriptor"],
-            )
+        yield from map(case_from, rows)
         if len(rows) < _AT_ONCE:
             return
         last = rows[-1]["id"]
+
+
+def case_from(row: sa.RowMapping) -> StoredCase:
+    """The case of a row of `cases`."""
+    names = ("inspection_id", "product", "teacher_sha256", "label", "cause", "action", "descriptor")
+    return StoredCase(row["id"], *(row[name] for name in names))

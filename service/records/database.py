@@ -20,6 +20,7 @@ from service.errors import RecordsFailure, SettingsError
 log = logging.getLogger("flawscribe.records")
 _BUSY_MS = 10_000
 _MIGRATION_LOCK = 0x666C6177  # any number that is ours
+_REVIEW_LOCK = _MIGRATION_LOCK + 1
 _WRITES = "flawscribe_writes"
 
 
@@ -72,6 +73,13 @@ def insert_unless_there(connection: sa.Connection, table: sa.Table, row: dict[st
     insert = upsert_for(connection.dialect.name, table).on_conflict_do_nothing()
     counting = {"preserve_rowcount": True}  # PostgreSQL's driver does not say it of an INSERT otherwise
     return bool(connection.execute(insert, row, execution_options=counting).rowcount > 0)
+
+
+def one_review_at_a_time(connection: sa.Connection) -> None:
+    """Until the transaction ends, other services' reviews wait: so their numbers rise in the order of commits, and who has
+    seen one has seen all before it. SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_REVIEW_LOCK)))
 
 
 def open_database(folder: Path, url: str | None = None) -> Database:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -94,6 +94,15 @@ class StoredCase:
     cause: str
     action: str
     descriptor: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class DailySpend:
+    """What the LLM was asked and cost on a UTC day."""
+
+    day: date
+    calls: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

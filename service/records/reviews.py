@@ -15,7 +15,8 @@ from service.captions.products import RESERVED
 from service.errors import InvalidParameter, NoSuchRecord
 from service.records.audit import add_entry
 from service.records.cases import insert_case, withdraw_cases
-from service.records.database import Database, insert_unless_there
+from service.records.changes import REVIEW
+from service.records.database import Database, insert_unless_there, one_review_at_a_time
 from service.records.entities import Review, StoredCase, StoredReview
 from service.records.rows import clean
 from service.records.schema import WHOLE_PICTURE, accepted_labels, inspections, labels, reviews
@@ -59,6 +60,7 @@ class ReviewWork:
 
     def __call__(self, connection: sa.Connection) -> ReviewOutcome:
         review = self._review
+        one_review_at_a_time(connection)
         query = sa.select(inspections).where(inspections.c.id == self._inspection_id)
         row = connection.execute(query).mappings().first()
         if row is None:
@@ -75,7 +77,7 @@ class ReviewWork:
         stored = self._insert(connection, row, case)
         detail = asdict(review) | {"case": stored.case_id, "withdrawn": withdrawn, "decided": row["verdict"]}
         subject = self._inspection_id
-        add_entry(connection, at=self._at, who=review.who, kind="review", subject=subject, detail=detail)
+        add_entry(connection, at=self._at, who=review.who, kind=REVIEW, subject=subject, detail=detail)
         return ReviewOutcome(stored, case, withdrawn, row["product"] if accepted else None)
 
     def _withdraw(self, connection: sa.Connection, region: int | None) -> tuple[str, ...]:

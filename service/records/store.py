@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ import sqlalchemy as sa
 
 from service.records.audit import add_entry, read_entries
 from service.records.cases import read_cases
+from service.records.changes import CaseChanges, present_mark, read_changes
 from service.records.database import open_database
-from service.records.entities import AuditEntry, Caption, Record, Review, StoredCase
+from service.records.entities import AuditEntry, Caption, DailySpend, Record, Review, StoredCase
 from service.records.idempotency import IdempotencyKeys
 from service.records.inspections import Inspections, insert_caption, insert_record
 from service.records.parts import PartVerdict, part_verdict
 from service.records.pictures import Pictures
 from service.records.retention import Keep, Retention
 from service.records.reviews import ReviewOutcome, ReviewWork, read_accepted
+from service.records.spend import add_spend, read_spend
 from service.records.writer import Work, Writer
 
 
@@ -101,6 +103,17 @@ class Records:
         """Every case, for the memory."""
         return read_cases(self.database, product=product)
 
+    def case_mark(self) -> int:
+        """Where the cases stand; take it before reading them, and ask `case_changes` from there on."""
+        return present_mark(self.database)
+
+    def case_changes(self, mark: int) -> CaseChanges:
+        """What any service's reviews changed in the cases after `mark`; the labels they accepted are known from then on."""
+        changes = read_changes(self.database, mark)
+        if changes.mark != mark:
+            self.refresh_accepted()
+        return changes
+
     def accepted(self, product: str) -> tuple[str, ...]:
         """The labels that reviews have accepted for a product, oldest first; from memory."""
         return self._accepted.get(product, ())
@@ -108,6 +121,14 @@ class Records:
     def refresh_accepted(self) -> None:
         """Read anew the labels that other processes' reviews have accepted."""
         self._accepted = read_accepted(self.database)
+
+    def spent(self, day: date) -> DailySpend:
+        """What all services on these records spent on the LLM on a UTC day."""
+        return read_spend(self.database, day)
+
+    def spend(self, more: DailySpend) -> Future[DailySpend]:
+        """Add to a day's spending; the future gives the day's sum. Raises RecordsBusy; the future may hold RecordsFailure."""
+        return self.writer.submit(lambda connection: add_spend(connection, more))
 
     def model_changed(self, who: str, name: str, detail: dict[str, Any]) -> Future[None]:
         """Note in the audit that a model was activated, or otherwise changed. Raises RecordsBusy."""

@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.captions.answer import LlmAnswer, LlmUnavailable, Reason, Usage
 from service.captions.client import LlmClient, LlmSettings
-from service.captions.guard import DailySpend, GuardedLlm, GuardSettings, LlmEvent
+from service.captions.guard import GuardedLlm, GuardSettings, LlmEvent
 from service.captions.prompt import LlmTask
+from service.records.entities import DailySpend
+from service.records.store import Records, RecordsOptions
 from tests.llm_tasks import llm_task, soon
 
 DAY = date(2026, 11, 25)
@@ -54,12 +57,11 @@ class Bench:
     now: float = 0.0
     day: date = DAY
 
-    def guard(self, spent: DailySpend | None = None, **settings: Any) -> GuardedLlm:
+    def guard(self, **settings: Any) -> GuardedLlm:
         return GuardedLlm(
             self.client,
             GuardSettings(**settings),
             on_event=self.events.append,
-            spent=spent,
             clock=lambda: self.now,
             today=lambda: self.day,
         )
@@ -239,10 +241,55 @@ def test_many_at_once_do_not_overspend() -> None:
     run(test)
 
 
-def test_spending_is_restored() -> None:
+def test_spending_outlives_the_process_and_ends_with_the_day(tmp_path: Path) -> None:
     async def test() -> None:
-        assert await outcomes(bench().guard(DailySpend(DAY, 2, 0), daily_calls=2), 1) == ["budget"]
-        assert await outcomes(bench().guard(DailySpend(date(2026, 11, 24), 2, 0), daily_calls=2), 1) == ["ok"]
+        records = Records(RecordsOptions(tmp_path))
+        guard = bench().guard(daily_calls=2)
+        guard.budget.keep_in(records)
+        assert await outcomes(guard, 3) == ["ok", "ok", "budget"]
+        records.close()
+        again = Records(RecordsOptions(tmp_path))
+        b = bench()
+        guard = b.guard(daily_calls=2)
+        guard.budget.keep_in(again)
+        assert guard.budget.spent == DailySpend(DAY, 2, 220)
+        assert await outcomes(guard, 1) == ["budget"]
+        b.day = date(2026, 11, 26)
+        guard.budget.refresh()
+        assert await outcomes(guard, 1, 5) == ["ok"]
+        again.close()
+
+    run(test)
+
+
+def test_services_on_one_database_share_the_budget(tmp_path: Path) -> None:
+    async def test() -> None:
+        records = Records(RecordsOptions(tmp_path))
+        one, other = bench().guard(daily_calls=3), bench().guard(daily_calls=3)
+        for guard in (one, other):
+            guard.budget.keep_in(records)
+        assert await outcomes(one, 2) == ["ok", "ok"]
+        records.spend(DailySpend(DAY)).result(20)  # written after theirs
+        other.budget.refresh()
+        assert await outcomes(other, 2) == ["ok", "budget"]
+        records.close()
+
+    run(test)
+
+
+def test_spending_that_cannot_be_written_is_counted_and_written_later(tmp_path: Path) -> None:
+    async def test() -> None:
+        records = Records(RecordsOptions(tmp_path))
+        records.close()  # its writer refuses
+        guard = bench().guard(daily_calls=3)
+        guard.budget.keep_in(records)
+        assert await outcomes(guard, 2) == ["ok", "ok"]
+        assert guard.budget.spent.calls == 2
+        again = Records(RecordsOptions(tmp_path))
+        guard.budget.keep_in(again)
+        assert await outcomes(guard, 2, 5) == ["ok", "budget"]
+        again.close()
+        assert again.spent(DAY) == DailySpend(DAY, 3, 330)
 
     run(test)
 
