@@ -34,7 +34,7 @@ class Event:
         return format_sse_event(data_str=told, event=self.name, id=self.at.astimezone(UTC).isoformat())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
     """One client's events. `ended` is set when nothing more comes: the service drains, or the client is too slow."""
 

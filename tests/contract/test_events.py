@@ -120,9 +120,9 @@ def test_silence_is_broken_by_comments(service: Service, monkeypatch: pytest.Mon
     monkeypatch.setattr(event_stream, "_BEAT_S", 0.05)
     with service.client.stream("GET", "/events") as response:
         lines = response.iter_lines()
-        assert next(lines).startswith(": ")
-        assert "retry: 2000" in (next(lines), next(lines))
-        assert [next(lines) for _ in range(4)].count(": ") >= 1 or ":" in next(lines)
+        seen = [next(lines) for _ in range(10)]
+    assert "retry: 2000" in seen
+    assert seen.count(": ") >= 2
 
 
 def test_a_client_that_does_not_read_is_dropped_and_holds_up_nobody(service: Service) -> None:
