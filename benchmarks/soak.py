@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.machine import describe
-from benchmarks.service_time import resident_mb
+from service.bench.server import resident_mb
 
 
 def picture(seed: int, side: int = 300, format: str = "PNG") -> bytes:

@@ -59,6 +59,14 @@ class Settings(BaseSettings):
     keep_pictures_gb: float | None = Field(
         None, gt=0, description="Size of stored pictures above which the oldest are removed, in GiB; unset: never."
     )
+    trainings_dir: Path = Field(
+        Path("trainings"), description="Folder of trainings started over HTTP: uploads, checkpoints, logs."
+    )
+    training_data_dir: Path | None = Field(
+        None, description="Folder below which a training may name server folders of pictures; unset: uploads only."
+    )
+    training_cores: int = Field(0, ge=0, description="Cores that a training may use; 0: half of them.")
+    training_upload_mb: float = Field(4096.0, gt=0, description="Largest zip of training pictures, in MiB.")
     products_dir: Path = Field(Path("deploy/products"), description="Folder of product cards, `<product>.yaml`.")
     llm_base_url: str | None = Field(
         None, description="OpenAI-compatible endpoint, such as `http://localhost:11434/v1`; unset: no LLM."
@@ -101,6 +109,11 @@ def load_settings(**overrides: object) -> Settings:
             for item in error.errors()
         )
         raise SettingsError(problems) from error
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's environment with other `settings`, for a service in a child process."""
+    return dict(os.environ) | {PREFIX + name.upper(): str(value) for name, value in settings.items()}
 
 
 def is_loopback(host: str) -> bool:

@@ -58,6 +58,43 @@ def network(
     _tell([asdict(row) for row in rows], json_file)
 
 
+@bench.command()
+def service(
+    bundle: Folder = None,
+    json_file: Json = None,
+    url: Annotated[str | None, typer.Option(help="A service that runs already; else one is started here.")] = None,
+    key: Annotated[str | None, typer.Option(help="API key for --url.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture to post [default: the bundle's golden one].")] = None,
+    clients: Annotated[list[int], typer.Option(min=1, help="Clients at once; may be repeated.")] = [1, 16],  # noqa: B006
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of each load.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of load and network alone.")] = 4,
+) -> None:
+    """The service around the network, over real sockets, by clients in processes of their own.
+
+    Idle: what is added to the network's time. Closed loop: `service_over_network` is the time a picture takes over what
+    it takes the network alone, measured in turns. Open loop: arrivals at half of the measured capacity up to four times
+    it, where what is not admitted must be refused (429). Examples:
+
+        flawscribe bench service --json service.json
+
+        flawscribe bench service --url http://host:8000 --key KEY --picture part.jpg --clients 1 --clients 8 --clients 32
+    """
+    from service.bench import service as measured  # noqa: PLC0415
+
+    headers = {"authorization": f"Bearer {key}"} if key is not None else {}
+    result = measured.measure(
+        bundle or _default_bundle(),
+        load_settings(),
+        url=url,
+        headers=headers,
+        picture=picture,
+        clients=clients,
+        seconds=seconds,
+        rounds=rounds,
+    )
+    _tell(measured.rows(result), json_file, result)
+
+
 def _default_bundle() -> Path:
     """The folder of the model that answers when none is named. Raises BadRequest when there is none."""
     from service.bundle.store import EngineOptions, Store  # noqa: PLC0415
