@@ -141,8 +141,11 @@ def _read(file: Path) -> tuple[ApiKey, ...]:
 
 
 def _write(file: Path, keys: tuple[ApiKey, ...]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        json.dump({"keys": [asdict(key) for key in keys]}, stream, indent=1)
-    temporary.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            json.dump({"keys": [asdict(key) for key in keys]}, stream, indent=1)
+        temporary.replace(file)
+    except OSError as error:
+        raise SettingsError(f"keys file {file} cannot be written: {error.strerror}") from error
