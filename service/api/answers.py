@@ -33,10 +33,10 @@ class Judged:
 Outcome = Judged | FlawscribeError
 
 
-async def picture_answer(inspection: Inspection) -> Response:
+async def picture_answer(inspection: Inspection, budget_s: float) -> Response:
     """The overlay as image/png; the verdict goes into X-Verdict."""
     drawn = await asyncio.to_thread(draw_overlay, inspection)
-    headers = {"x-verdict": inspection.verdict.decision.value, "server-timing": _server_timing([inspection])}
+    headers = {"x-verdict": inspection.verdict.decision.value, "server-timing": _server_timing([inspection], budget_s)}
     return Response(drawn, media_type="image/png", headers=headers)
 
 
@@ -46,9 +46,10 @@ async def json_answer(
     identity: ModelIdentity,
     included: frozenset[str],
     method: schemas.ThresholdMethod,
+    budget_s: float,
     form: type[schemas.DetectAnswer] | type[schemas.ClassifyAnswer] = schemas.DetectAnswer,
 ) -> Response:
-    """One result per picture, in order; a picture that could not be judged has its problem in its place."""
+    """One result per picture, in order; one that could not be judged has its problem in its place. `budget_s`: of a window."""
 
     def render() -> str:
         results = [
@@ -63,7 +64,7 @@ async def json_answer(
     drawing = bool(included - {"regions"})
     text = await asyncio.to_thread(render) if drawing else render()
     inspections = [outcome.inspection for outcome in outcomes if isinstance(outcome, Judged)]
-    return Response(text, media_type="application/json", headers={"server-timing": _server_timing(inspections)})
+    return Response(text, media_type="application/json", headers={"server-timing": _server_timing(inspections, budget_s)})
 
 
 def result_of(judged: Judged, included: frozenset[str], method: schemas.ThresholdMethod) -> schemas.Result:
@@ -112,10 +113,11 @@ def _blob(data: bytes) -> schemas.Blob:
     return schemas.Blob(media_type="image/png", data=base64.b64encode(data).decode())
 
 
-def _server_timing(inspections: Sequence[Inspection]) -> str:
-    """The stages in milliseconds, summed over the request's pictures (W3C Server Timing)."""
+def _server_timing(inspections: Sequence[Inspection], budget_s: float) -> str:
+    """The stages and the budget in milliseconds, summed over the request's pictures (W3C Server Timing)."""
     totals = {
         stage.name: sum(getattr(inspection.timings, stage.name) for inspection in inspections)
         for stage in fields(Timings)
     }
+    totals["budget"] = 1000 * budget_s * sum(inspection.anomaly_map.plan.windows for inspection in inspections)
     return ", ".join(f"{stage};dur={total:.2f}" for stage, total in totals.items())

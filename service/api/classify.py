@@ -92,7 +92,13 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
                 method = "request" if query.threshold is not None else bundle.form.reject_rule.method
                 form = schemas.DetectAnswer if later else schemas.ClassifyAnswer
                 response = await answers.json_answer(
-                    request.state.request_id, told, bundle.identity, query.included, method, form
+                    request.state.request_id,
+                    told,
+                    bundle.identity,
+                    query.included,
+                    method,
+                    state.inspector.budget_s,
+                    form,
                 )
                 if later:
                     response.status_code = 202

@@ -64,11 +64,16 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
 
             async def render(stored: bool) -> Response:
                 if picture_only:
-                    return await answers.picture_answer(judged[0])
+                    return await answers.picture_answer(judged[0], state.inspector.budget_s)
                 told = [Judged(each, stored) if isinstance(each, Inspection) else each for each in outcomes]
                 method = "request" if query.threshold is not None else bundle.form.reject_rule.method
                 return await answers.json_answer(
-                    request.state.request_id, told, bundle.identity, query.included, method
+                    request.state.request_id,
+                    told,
+                    bundle.identity,
+                    query.included,
+                    method,
+                    state.inspector.budget_s,
                 )
 
             pairs = zip(outcomes, incoming.pictures, strict=True)

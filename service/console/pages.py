@@ -12,7 +12,10 @@ from starlette.staticfiles import StaticFiles
 from service import __version__
 from service.console.shell import STATIC, Page, Shell, Viewer
 
-PAGES = (Page("reports", "/console/reports", "review"),)
+PAGES = (
+    Page("inspect", "/", "detect"),
+    Page("reports", "/console/reports", "review"),
+)
 
 
 def make_router(viewer_of: Callable[[Request], Viewer | None]) -> APIRouter:

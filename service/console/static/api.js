@@ -19,8 +19,11 @@ export class Problem extends Error {
   }
 }
 
-/** Ask the API. `json`: body to send as JSON; `body`: any other body. Gives JSON where the answer is JSON, else the Response. */
-export async function call(path, { method = "GET", json, body, headers = {}, signal } = {}) {
+/**
+ * Ask the API. `json`: body to send as JSON; `body`: any other body. Gives JSON where the answer is JSON, else the Response; with
+ * `full`, {answer, header(name)}. Throws Problem.
+ */
+export async function call(path, { method = "GET", json, body, headers = {}, signal, full = false } = {}) {
   const sent = { ...headers };
   if (json !== undefined) sent["content-type"] = "application/json";
   if (method !== "GET" && viewer.csrf) sent["x-csrf-token"] = viewer.csrf;
@@ -33,8 +36,9 @@ export async function call(path, { method = "GET", json, body, headers = {}, sig
   }
   if (answer.status === 401 && viewer.keys) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
   if (!answer.ok) throw await Problem.of(answer);
-  const json = (answer.headers.get("content-type") ?? "").includes("json");
-  return json ? answer.json() : answer;
+  const readable = (answer.headers.get("content-type") ?? "").includes("json");
+  const given = readable ? await answer.json() : answer;
+  return full ? { answer: given, header: (name) => answer.headers.get(name) } : given;
 }
 
 /** A failure as an element: what went wrong, in the service's own words, and a way to try again. */

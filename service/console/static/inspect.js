@@ -1,0 +1,289 @@
+// Inspect: pictures in by drop, paste, pick or camera; each is sent to /classify and shown with its verdict and words.
+
+import { Problem, call, failure } from "./api.js";
+import { at, el, show } from "./dom.js";
+import { inspectionView } from "./inspection.js";
+import { text, toast, viewer } from "./shell.js";
+import { badge } from "./verdict.js";
+
+const AT_ONCE = 2;
+const TRIES = 5; // of a picture that a full queue turned away
+
+const items = []; // {file, name, source, state: waiting | asking | done | failed, result, budget, error}
+let chosen = null;
+
+// ---- pictures in
+
+function take(files) {
+  const pictures = [...files].filter((file) => file.type.startsWith("image/") || /\.(tiff?|bmp)$/i.test(file.name));
+  show(at("trouble"));
+  if (pictures.length < files.length) {
+    show(at("trouble"), failure(new Problem({ title: text("no_picture"), detail: text("no_picture_help") })));
+  }
+  const fresh = pictures.map((file) => ({ file, name: file.name, source: URL.createObjectURL(file), state: "waiting" }));
+  if (fresh.length === 0) return;
+  items.unshift(...fresh);
+  chosen = fresh[0];
+  draw();
+  work();
+}
+
+at("files").addEventListener("change", (event) => {
+  take(event.target.files);
+  event.target.value = "";
+});
+
+let depth = 0; // of nested dragenter events
+document.addEventListener("dragenter", () => document.body.classList.toggle("dropping", ++depth > 0));
+document.addEventListener("dragleave", () => document.body.classList.toggle("dropping", --depth > 0));
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  depth = 0;
+  document.body.classList.remove("dropping");
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) take(event.clipboardData.files);
+});
+
+// ---- the camera
+
+let film = null;
+
+async function openCamera() {
+  show(at("camera-trouble"));
+  at("viewfinder").showModal();
+  try {
+    if (!navigator.mediaDevices) throw new Problem({ title: text("no_camera"), detail: text("camera_needs_https") });
+    film = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+    at("video").srcObject = film;
+  } catch (error) {
+    const told = error instanceof Problem ? error : new Problem({ title: text("no_camera"), detail: error.message });
+    show(at("camera-trouble"), failure(told));
+  }
+  at("shoot").disabled = film === null;
+}
+
+function closeCamera() {
+  for (const track of film?.getTracks() ?? []) track.stop();
+  film = at("video").srcObject = null;
+  at("viewfinder").close();
+}
+
+at("camera").addEventListener("click", openCamera);
+at("camera-close").addEventListener("click", closeCamera);
+at("viewfinder").addEventListener("cancel", closeCamera);
+at("shoot").addEventListener("click", () => {
+  const video = at("video");
+  const canvas = el("canvas", { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  const name = `camera-${new Date().toISOString().replace(/[:.]/g, "-")}.png`;
+  canvas.toBlob((blob) => take([new File([blob], name, { type: "image/png" })]), "image/png");
+  closeCamera();
+});
+
+// ---- asking
+
+function query(more = {}) {
+  const asked = new URLSearchParams(more);
+  const model = at("model").value;
+  if (model) asked.set("model", model);
+  return asked.size ? `?${asked}` : "";
+}
+
+function bodyOf(item, described) {
+  const body = new FormData();
+  for (const [name, value] of described) body.append(name, value);
+  body.append("image", item.file, item.name);
+  return body;
+}
+
+const about = () => [...new FormData(at("about"))].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value);
+
+let asking = 0;
+
+async function work() {
+  while (asking < AT_ONCE) {
+    const item = items.find((each) => each.state === "waiting");
+    if (!item) return;
+    asking += 1;
+    item.state = "asking";
+    draw();
+    ask(item).finally(() => {
+      asking -= 1;
+      draw();
+      work();
+    });
+  }
+}
+
+async function ask(item) {
+  const store = document.getElementById("store")?.value;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const path = `/classify${query({ include: "regions,map", ...(store && { store }) })}`;
+      const { answer, header } = await call(path, { method: "POST", body: bodyOf(item, about()), full: true });
+      const [result] = answer.results;
+      item.result = { ...result, model: answer.model };
+      item.budget = budgetIn(header("server-timing"));
+      item.state = "done";
+      return;
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (error.status !== 429 || attempt === TRIES) {
+        item.error = error;
+        item.state = "failed";
+        return;
+      }
+      await new Promise((ready) => setTimeout(ready, 1000 * Number(error.retryAfter ?? 1)));
+    }
+  }
+}
+
+/** The picture's latency budget in ms, as the answer's Server-Timing has it. */
+function budgetIn(timing) {
+  const found = /\bbudget;dur=([\d.]+)/.exec(timing ?? "");
+  return found ? Number(found[1]) : null;
+}
+
+// ---- showing
+
+function draw() {
+  at("empty").hidden = items.length > 0;
+  at("results").hidden = items.length === 0;
+  show(at("strip"), items.map(thumb));
+  if (chosen && chosen.shownState !== chosen.state) {
+    chosen.shownState = chosen.state;
+    show(at("shown"), shownOf(chosen));
+  }
+}
+
+function choose(item) {
+  if (chosen) chosen.shownState = null;
+  chosen = item;
+  chosen.shownState = null;
+  draw();
+}
+
+function thumb(item) {
+  const state = item.state === "done" ? badge(item.result.verdict) : el("span", { class: "small soft" }, text(`state_${item.state}`));
+  return el(
+    "li",
+    {},
+    el(
+      "button",
+      { type: "button", "aria-current": String(item === chosen), onclick: () => choose(item) },
+      el("img", { class: "thumb", src: item.source, alt: "" }),
+      state,
+      el("span", { class: "name", title: item.name }, item.name),
+    ),
+  );
+}
+
+function shownOf(item) {
+  const heading = el("h2", { class: "break" }, item.name);
+  if (item.state === "failed") return [heading, failure(item.error, () => again(item))];
+  if (item.state !== "done") {
+    const picture = el("img", { src: item.source, alt: "", class: "waiting-picture" });
+    return [heading, el("p", { class: "busy", role: "status" }, text("asking")), picture];
+  }
+  const { result } = item;
+  const view = inspectionView(result, {
+    budget: item.budget,
+    picture: {
+      source: item.source,
+      loadMap: async () => result.anomaly_map,
+      heatFirst: true,
+      onbroken: (image) => showOverlay(item, image),
+    },
+    actions: [
+      el("button", { type: "button", class: "button", onclick: () => download(item) }, text("download")),
+      el("button", { type: "button", class: "button", onclick: () => copyCurl(item) }, text("curl")),
+    ],
+  });
+  return [heading, view];
+}
+
+function again(item) {
+  item.state = "waiting";
+  draw();
+  work();
+}
+
+// ---- what can be taken away
+
+async function overlayOf(item) {
+  const path = `/detect${query({ store: "none", version: item.result.model.version })}`;
+  const answer = await call(path, { method: "POST", body: bodyOf(item, []), headers: { accept: "image/png" } });
+  return URL.createObjectURL(await answer.blob());
+}
+
+/** A format that this browser cannot show (TIFF) is shown as the service's own overlay. */
+async function showOverlay(item, image) {
+  try {
+    image.src = await overlayOf(item);
+  } catch (error) {
+    toast(error.message, { failed: true });
+  }
+}
+
+async function download(item) {
+  try {
+    const address = await overlayOf(item);
+    el("a", { href: address, download: `${item.name.replace(/\.\w+$/, "")}-overlay.png` }).click();
+    URL.revokeObjectURL(address);
+  } catch (error) {
+    toast(error.message, { failed: true });
+  }
+}
+
+const quoted = (word) => (/^[\w@%+=:,./?&-]+$/.test(word) && !word.includes("&") && !word.includes("?") ? word : `'${word.replaceAll("'", `'\\''`)}'`);
+
+function curlOf(item) {
+  const words = ["curl"];
+  if (viewer.keys) words.push("-H", '"X-API-Key: $FLAWSCRIBE_KEY"');
+  for (const [name, value] of about()) words.push("-F", quoted(`${name}=${value}`));
+  words.push("-F", quoted(`image=@"${item.name.replace(/[\\"]/g, "\\$&")}"`), quoted(`${location.origin}/classify${query()}`));
+  return words.join(" ");
+}
+
+async function copyCurl(item) {
+  const line = curlOf(item);
+  try {
+    await navigator.clipboard.writeText(line);
+    toast(text("copied"));
+  } catch {
+    // no clipboard without HTTPS: show it to be taken by hand
+    const dialog = el(
+      "dialog",
+      { "aria-label": text("curl") },
+      el("div", { class: "stack" }, el("code", { id: "curl" }, line), el("form", { method: "dialog" }, el("button", { class: "button" }, text("shell.close")))),
+    );
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+    getSelection().selectAllChildren(dialog.querySelector("code"));
+  }
+}
+
+// ---- which models there are
+
+async function offerModels() {
+  try {
+    const { models } = await call("/models");
+    if (models.length === 0) show(at("trouble"), failure(new Problem({ title: text("no_model"), detail: text("no_model_help") })));
+    at("model-field").hidden = models.length < 2;
+    const line = (model) => el("option", { value: model.name, selected: model.default }, `${model.name} ${model.active_version}`);
+    show(at("model"), models.map(line));
+  } catch (error) {
+    show(at("trouble"), failure(error, offerModels));
+  }
+}
+
+const store = document.getElementById("store");
+if (store) {
+  store.value = localStorage.getItem("store") ?? "image";
+  store.addEventListener("change", () => localStorage.setItem("store", store.value));
+}
+offerModels();
