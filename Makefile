@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format openapi example clean
+.PHONY: help serve test lint format openapi example lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -35,6 +35,16 @@ openapi: $(VENV)/.dev ## write openapi.json and the README's tables anew
 
 example: $(VENV)/.dev ## ask the bundled model anew for the README's answer and picture
 	$(BIN)/python -m tests.example
+
+# What the images install, each file with its hash, for Debian 13's Python. CPU: ONNX Runtime's smaller build, also for arm64.
+LOCK := $(BIN)/uv pip compile pyproject.toml --upgrade --quiet --no-header --no-annotate --generate-hashes --python-version 3.13
+CUDA := --extra postgres --extra gpu --python-platform x86_64-manylinux_2_28
+lock: $(VENV)/bin/python ## write the images' lock files in deploy/locks anew
+	$(PIP) 'uv>=0.9,<1'
+	$(LOCK) deploy/locks/cpu.in --extra postgres --universal --no-emit-package onnxruntime-gpu -o deploy/locks/cpu.txt
+	$(LOCK) $(CUDA) -o deploy/locks/gpu.txt
+	$(LOCK) $(CUDA) --extra train -o deploy/locks/train.txt
+	$(subst pyproject.toml,,$(LOCK)) deploy/locks/build.in --universal -o deploy/locks/build.txt
 
 clean: ## remove the environment and what tests left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
