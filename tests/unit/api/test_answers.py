@@ -37,7 +37,7 @@ def inspection(level: float, roi: np.ndarray | None = None, reasons: tuple[str, 
 
 def answered(*outcomes: Any) -> tuple[list[dict[str, Any]], Any]:
     told = [Judged(outcome) if isinstance(outcome, Inspection) else outcome for outcome in outcomes]
-    response = asyncio.run(json_answer("r", told, MODEL, EVERYTHING, "conformal"))
+    response = asyncio.run(json_answer("r", told, MODEL, EVERYTHING, "conformal", 0.25))
 
     def refuse(name: str) -> float:
         raise AssertionError(f"{name} is not JSON")
@@ -77,3 +77,4 @@ def test_a_failed_picture_has_its_problem_in_its_place_and_stages_are_summed() -
     assert results[1]["error"]["title"] == "Unreadable image"
     assert response.headers["server-timing"].startswith("decode;dur=2.00")
     assert "network;dur=5.00" in response.headers["server-timing"]
+    assert response.headers["server-timing"].endswith("budget;dur=500.00")  # two pictures of a window each
