@@ -165,8 +165,9 @@ class Inspector:
         for stage, value in seconds.items():
             metrics.stage_seconds.labels(stage).observe(value)
         metrics.image_seconds.labels(model).observe(total)
-        if total > self.budget_s * plan.windows:
-            metrics.budget_exceeded.labels(model).inc()
+        share = total / (self.budget_s * plan.windows)
+        metrics.budget_share.labels(model).observe(share)
+        metrics.budget_exceeded.labels(model).inc(share > 1)
         if np.isfinite(verdict.score):
             metrics.anomaly_score.labels(model).observe(verdict.score / (verdict.thresholds.reject or 1.0))
 

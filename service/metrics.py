@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 _RATIOS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
+_OF_PICTURES = (*_RATIOS, 16.0, 32.0, 64.0)  # a picture has many windows
+_REFUSALS = ("overload", "deadline", "bodies", "draining")
 
 
 class Metrics:
@@ -12,14 +14,16 @@ class Metrics:
 
     def __init__(self, budget_s: float) -> None:
         around = tuple(budget_s * ratio for ratio in _RATIOS)
+        long = tuple(budget_s * ratio for ratio in _OF_PICTURES)
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, processor time, open files
         self.requests = Counter("flawscribe_requests", "Requests answered", ["endpoint", "code"], registry=registry)
         self.images = Counter("flawscribe_images", "Pictures judged", ["model", "verdict"], registry=registry)
         self.stage_seconds = Histogram(
-            "flawscribe_stage_seconds", "Time of one stage of one picture", ["stage"], buckets=around, registry=registry
+            "flawscribe_stage_seconds", "Time of one stage of one picture", ["stage"], buckets=long, registry=registry
         )
         self.image_seconds = Histogram(
-            "flawscribe_image_seconds", "Decode to verdict of one picture", ["model"], buckets=around, registry=registry
+            "flawscribe_image_seconds", "Decode to verdict of one picture", ["model"], buckets=long, registry=registry
         )
         self.network_seconds = Histogram(
             "flawscribe_network_seconds_per_window",
@@ -33,11 +37,20 @@ class Metrics:
         self.budget_exceeded = Counter(
             "flawscribe_budget_exceeded", "Pictures slower than budget x windows", ["model"], registry=registry
         )
+        self.budget_share = Histogram(
+            "flawscribe_image_budget_share",
+            "Time of one picture over its budget: budget x windows",
+            ["model"],
+            buckets=_RATIOS,
+            registry=registry,
+        )
         self.batch_images = Histogram(
             "flawscribe_batch_images", "Pictures in a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
         self.queue_images = Gauge("flawscribe_queue_images", "Pictures admitted and not yet judged", registry=registry)
         self.rejected = Counter("flawscribe_rejected", "Requests turned away", ["reason"], registry=registry)
+        for reason in _REFUSALS:  # there from the start, so that the first one shows as a rise
+            self.rejected.labels(reason)
         self.anomaly_score = Histogram(
             "flawscribe_anomaly_score",
             "Anomaly score over the reject threshold",
@@ -58,6 +71,11 @@ class Metrics:
         self.event_streams_dropped = Counter(
             "flawscribe_event_streams_dropped", "Clients of /events that did not keep up", registry=registry
         )
+        self.llm_breaker_open = Gauge(
+            "flawscribe_llm_breaker_open",
+            "Whether the LLM is left alone after failures, until a call succeeds",
+            registry=registry,
+        )
         self.records_failed = Counter(
             "flawscribe_records_failed", "Inspections that could not be recorded", registry=registry
         )
@@ -69,6 +87,8 @@ class Metrics:
         )
         self.drift_psi = Gauge("flawscribe_drift_psi", "Their population stability index", ["model"], registry=registry)
         self.captions = Counter("flawscribe_captions", "Flaws put into words", ["source"], registry=registry)
+        self.training_running = Gauge("flawscribe_training_running", "Whether a training runs", registry=registry)
+        self.ready = Gauge("flawscribe_ready", "Whether requests are taken, as /readyz says", registry=registry)
         self.model_info = Info("flawscribe_model", "Model in service", ["model"], registry=registry)
 
     def exposition(self) -> bytes:

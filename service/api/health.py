@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service.api.schemas import Health
-from service.api.state import state_of
+from service.api.state import ServiceState, state_of
+from service.errors import NotReady
 
 router = APIRouter(tags=["health"])
 
@@ -27,5 +28,14 @@ async def readyz(request: Request) -> Health:
 def metrics(request: Request) -> Response:
     """All series in the Prometheus text format."""
     state = state_of(request)
-    state.metrics.queue_images.set(state.inspector.batcher.pictures)
+    state.metrics.ready.set(_is_ready(state))
+    state.metrics.llm_breaker_open.set(state.llm is not None and state.llm.breaker.state != "closed")
     return Response(state.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _is_ready(state: ServiceState) -> bool:
+    try:
+        state.require_ready()
+    except NotReady:
+        return False
+    return True

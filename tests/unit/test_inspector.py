@@ -288,7 +288,8 @@ def test_what_is_judged_is_counted(make: Made, probe: Bundle) -> None:
     # scores over the reject threshold: 0, 1.84 and 0.82
     for limit, below in (("0.75", 1), ("0.9", 2), ("1.5", 2), ("2.0", 3)):
         assert value(inspector, "anomaly_score_bucket", model="probe", le=limit) == below
-    assert value(inspector, "budget_exceeded_total", model="probe") is None
+    assert value(inspector, "budget_exceeded_total", model="probe") == 0
+    assert value(inspector, "image_budget_share_bucket", model="probe", le="1.0") == 3
 
 
 def test_what_misses_its_budget_is_counted(make: Made, probe: Bundle) -> None:
@@ -297,16 +298,16 @@ def test_what_misses_its_budget_is_counted(make: Made, probe: Bundle) -> None:
     assert value(inspector, "budget_exceeded_total", model="probe") == 1
 
 
-def test_the_budget_grows_with_the_windows(make: Made, tmp_path: Path) -> None:
+def test_the_budget_grows_with_the_windows(make: Made, tmp_path: Path) -> 0:
     bundle = load_bundle(write_bundle(tmp_path, working_size=448), CPU)
 
     inspector = make(budget_s=1.0)
-    for total, exceeded in ((3.5, None), (4.5, 1)):  # four windows
+    for total, exceeded in ((3.5, 0), (4.5, 1)):  # four windows
         inspector._count(bundle, bundle.plan(448, 448), inspect(make(), bundle, flawed(255)).verdict, {}, total)
         assert value(inspector, "budget_exceeded_total", model="probe") == exceeded
 
 
-def test_a_closed_inspector_is_not_ready(make: Made, probe: Bundle) -> None:
+def test_a_closed_inspector_is_not_ready(make: Made, probe: Bundle) -> 0:
     inspector = make()
     inspector.batcher.close()
     with pytest.raises(NotReady):
