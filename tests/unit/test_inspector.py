@@ -298,7 +298,7 @@ def test_what_misses_its_budget_is_counted(make: Made, probe: Bundle) -> None:
     assert value(inspector, "budget_exceeded_total", model="probe") == 1
 
 
-def test_the_budget_grows_with_the_windows(make: Made, tmp_path: Path) -> 0:
+def test_the_budget_grows_with_the_windows(make: Made, tmp_path: Path) -> None:
     bundle = load_bundle(write_bundle(tmp_path, working_size=448), CPU)
 
     inspector = make(budget_s=1.0)
