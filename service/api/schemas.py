@@ -87,7 +87,7 @@ class Result(_Answer):
     reasons: list[str]
     is_anomalous: bool
     p_value: float
-    regions: list[Region] | None
+    regions: list[Region] | None  # highest peak first, at most 100; the mask shows all
     anomaly_map: Blob | None
     mask: Blob | None
     overlay: Blob | None

@@ -12,6 +12,7 @@ from scipy import ndimage
 from service.decision.scale import cell_pixels
 from service.types import AnomalyMap, Region, TilePlan
 
+MOST_REGIONS = 100  # of a picture; mask and score speak for the rest. One that is flawed all over would have thousands
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
@@ -50,7 +51,8 @@ class _Part:
 
 
 def find_regions(anomaly_map: AnomalyMap, review: float) -> tuple[Region, ...]:
-    """Regions above `review`, highest peak first. Empty exactly when the map's score is not above it."""
+    """Regions above `review`, highest peak first, at most MOST_REGIONS. Empty exactly when the map's score is not above
+    it."""
     sides = _sides(anomaly_map.plan)
     return tuple(_region(anomaly_map, part.member, part.place, sides) for part in _parts(anomaly_map, review))
 
@@ -72,11 +74,12 @@ def region_descriptors(features: NDArray[np.float16], anomaly_map: AnomalyMap, r
 
 
 def _parts(anomaly_map: AnomalyMap, review: float) -> list[_Part]:
-    """The connected parts above `review`, highest peak first."""
-    labels, _ = ndimage.label(_above(anomaly_map, review), structure=_EIGHT_NEIGHBOURS)
-    found = enumerate(ndimage.find_objects(labels), start=1)
-    parts = [_Part(place, labels[place] == label) for label, place in found]
-    return sorted(parts, key=lambda part: -float(anomaly_map.cells[part.place][part.member].max()))
+    """The connected parts above `review`, highest peak first, at most MOST_REGIONS."""
+    labels, count = ndimage.label(_above(anomaly_map, review), structure=_EIGHT_NEIGHBOURS)
+    peaks = np.asarray(ndimage.maximum(anomaly_map.cells, labels, np.arange(1, count + 1)))
+    places = ndimage.find_objects(labels)
+    chosen = np.argsort(-peaks, kind="stable")[:MOST_REGIONS]
+    return [_Part(places[index], labels[places[index]] == index + 1) for index in chosen]
 
 
 def mask_pixels(anomaly_map: AnomalyMap, review: float) -> NDArray[np.bool_]:

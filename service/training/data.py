@@ -43,13 +43,20 @@ class Splits:
     notes: tuple[str, ...]  # what a person should know about the folder
 
     def fingerprint(self) -> str:
-        """sha256 over the names, sizes and uses of all images."""
+        """sha256 over the names, parts, uses and contents of all images."""
+        images = [(use, image) for use in ("train", "validation", "calibration") for image in getattr(self, use)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            contents = pool.map(_digest, (image.path for _, image in images))
         lines = [
-            f"{use} {image.path.name} {image.part} {image.width}x{image.height} {image.path.stat().st_size}"
-            for use in ("train", "validation", "calibration")
-            for image in getattr(self, use)
+            f"{use} {image.path.name} {image.part} {content}"
+            for (use, image), content in zip(images, contents, strict=True)
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_images(directory: Path) -> list[Path]:
