@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import classify, detect, docs, event_stream, health, inspections, login, models, problems, reports
+from service.api import classify, detect, docs, event_stream, health, inspections, login, memory, models, problems, reports
 from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.schemas import Problem
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = state
     problems.install(app)
-    for part in (detect, classify, inspections, reports, models, health, docs, login, event_stream):
+    for part in (detect, classify, inspections, reports, models, health, docs, login, event_stream, memory):
         app.include_router(part.router)
     app.include_router(make_router(login.viewer_of))
     app.add_middleware(Frame, state=state)

@@ -20,9 +20,12 @@ from service.api.state import ServiceState, require
 from service.api.wire import read_body
 from service.errors import InvalidParameter, NoSuchRecord, RecordsFailure
 from service.image.decode import media_type_of
+from service.image.shrink import shrunk_jpeg
 from service.records.entities import Record, Review, StoredReview
 from service.records.idempotency import Answer
 from service.records.inspections import MOST_PER_PAGE, Filters
+from service.records.report.gather import gather_rows
+from service.records.report.table import rows_csv
 from service.records.reviews import ReviewOutcome
 from service.types import Decision
 
@@ -30,8 +33,8 @@ log = logging.getLogger("flawscribe.records")
 router = APIRouter(tags=["records"])
 
 
-class ListQuery(BaseModel):
-    """Filters and paging; an unknown parameter is an error."""
+class FilterQuery(BaseModel):
+    """Filters; an unknown parameter is an error."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -39,10 +42,23 @@ class ListQuery(BaseModel):
     lot: str | None = None
     serial: str | None = None
     station: str | None = None
-    verdict: Decision | None = None
+    verdict: list[Decision] = Field([], description="One, or several in several parameters.")
+    reviewed: bool | None = Field(None, description="Whether a person has said something of it.")
     label: str | None = Field(None, description="The label that holds now: a person's, else the caption's.")
     since: datetime | None = Field(None, alias="from", description="ISO 8601; not before.")
     until: datetime | None = Field(None, alias="to", description="ISO 8601; before.")
+
+    @property
+    def filters(self) -> Filters:
+        """As the records take them. Raises InvalidParameter for a time without a zone."""
+        same = {name: getattr(self, name) for name in ("product", "lot", "serial", "station", "label", "reviewed")}
+        verdicts = tuple(self.verdict) or None
+        return Filters(**same, verdicts=verdicts, since=_aware("from", self.since), until=_aware("to", self.until))
+
+
+class ListQuery(FilterQuery):
+    """Filters and paging."""
+
     cursor: str | None = Field(None, description="`next_cursor` of the page before.")
     limit: int = Field(50, ge=1, le=MOST_PER_PAGE)
 
@@ -61,6 +77,14 @@ class ReviewBody(BaseModel):
     region: int | None = Field(None, ge=0, description="Index of the region meant; unset: the strongest.")
 
 
+class PictureQuery(BaseModel):
+    """An unknown parameter is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    width: int | None = Field(None, ge=16, le=4096, description="Greatest width and height in px; unset: as received.")
+
+
 class PartQuery(BaseModel):
     """An unknown parameter is an error."""
 
@@ -73,13 +97,20 @@ class PartQuery(BaseModel):
 async def list_inspections(request: Request, query: Annotated[ListQuery, Query()]) -> schemas.InspectionPage:
     """Filtered by product, lot, serial, station, verdict, label and time; go on with `cursor`."""
     state = require(request, "review")
-    names = ("product", "lot", "serial", "station", "verdict", "label")
-    since, until = (_aware(name, moment) for name, moment in (("from", query.since), ("to", query.until)))
-    filters = Filters(**{name: getattr(query, name) for name in names}, since=since, until=until)
     inspections = records_of(state).inspections
-    page = await asyncio.to_thread(inspections.page, filters, cursor=query.cursor, limit=query.limit)
+    page = await asyncio.to_thread(inspections.page, query.filters, cursor=query.cursor, limit=query.limit)
     found = [_told(record, state) for record in page.records]
     return schemas.InspectionPage(inspections=found, next_cursor=page.cursor)
+
+
+@router.get("/inspections.csv", summary="The same as a table for a spreadsheet", response_class=Response)
+async def list_as_table(request: Request, query: Annotated[FilterQuery, Query()]) -> Response:
+    """Oldest first, with the columns of the report's CSV. Refused where there are more than 200,000."""
+    records = records_of(require(request, "review"))
+    rows = await asyncio.to_thread(gather_rows, records.database, query.filters)
+    text = await asyncio.to_thread(rows_csv, rows)
+    headers = {"content-disposition": 'attachment; filename="inspections.csv"', "x-content-type-options": "nosniff"}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/inspections/{inspection_id}", summary="One inspection, with its words and reviews")
@@ -90,14 +121,18 @@ async def show_inspection(request: Request, inspection_id: str) -> schemas.Recor
 
 
 @router.get("/inspections/{inspection_id}/image", summary="The picture as it was received", response_class=Response)
-async def show_picture(request: Request, inspection_id: str) -> Response:
-    """Only of inspections stored with `store=image`; 404 otherwise, and when retention has removed it."""
-    records = records_of(require(request, "review"))
+async def show_picture(request: Request, inspection_id: str, query: Annotated[PictureQuery, Query()]) -> Response:
+    """Only of inspections stored with `store=image`; 404 otherwise, and when retention has removed it. With `width` it is a
+    small JPEG that every browser shows, upright."""
+    state = require(request, "review")
+    records = records_of(state)
     record = await asyncio.to_thread(records.inspections.get, inspection_id)
     if not record.picture_stored:
         raise NoSuchRecord(f"the picture of inspection {inspection_id} is not stored")
     data = await asyncio.to_thread(records.pictures.get, record.image_sha256)
     headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=3600"}
+    if query.width is not None:
+        data = await asyncio.to_thread(shrunk_jpeg, data, query.width, state.limits.max_pixels)
     return Response(data, media_type=media_type_of(data), headers=headers)
 
 

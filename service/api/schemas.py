@@ -247,6 +247,40 @@ class ReviewAnswer(_Answer):
     label_accepted: bool
 
 
+class PastFlaw(_Answer):
+    """A reviewed past flaw: what people called it, said caused it and did; distance 0..2."""
+
+    inspection_id: str
+    label: str
+    distance: float
+    cause: str
+    action: str
+
+
+class Similar(_Answer):
+    """GET /inspections/{id}/similar: past flaws like the `region`; `label`, `confidence`, `sure`: the memory's own word."""
+
+    region: int | None
+    label: str
+    confidence: float | None
+    sure: bool
+    cases: list[PastFlaw]
+
+
+class Label(_Answer):
+    """A label, and what such a flaw looks like where the product's card says it."""
+
+    label: str
+    words: str
+
+
+class Labels(_Answer):
+    """GET /labels."""
+
+    product: str
+    labels: list[Label]
+
+
 class Part(_Answer):
     """GET /parts/{serial}: the verdict on a part; `latest`: the shots that it is made of."""
 

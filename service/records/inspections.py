@@ -25,16 +25,18 @@ _LIGHT = [column for column in inspections.c if column.name != "descriptors"]
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which inspections are meant; None: any. `since` <= created_at < `until`; `label`: the one that holds now."""
+    """Which inspections are meant; None: any. `since` <= created_at < `until`; `label`: the one that holds now; `reviewed`:
+    whether a person has said something of it."""
 
     product: str | None = None
     lot: str | None = None
     serial: str | None = None
     station: str | None = None
-    verdict: Decision | None = None
+    verdicts: tuple[Decision, ...] | None = None
     label: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    reviewed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +119,33 @@ class Inspections:
             behind = Place(records[-1].created_at, records[-1].id)
 
 
-def _select(filters: Filters, behind: Place | None) -> sa.Select[Any]:
+def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    """What an inspection's row must meet to be meant. Raises InvalidParameter for a moment that no database holds."""
     c = inspections.c
     wanted = {
         c.product: filters.product,
         c.lot: filters.lot,
         c.serial: filters.serial,
         c.station: filters.station,
-        c.verdict: None if filters.verdict is None else filters.verdict.value,
     }
-    query = sa.select(*_LIGHT).where(*(column == clean(value) for column, value in wanted.items() if value is not None))
+    limits: list[sa.ColumnElement[bool]] = [column == clean(text) for column, text in wanted.items() if text is not None]
+    if filters.verdicts is not None:
+        limits.append(c.verdict.in_([verdict.value for verdict in filters.verdicts]))
     if filters.label is not None:
-        query = query.where(c.id.in_(sa.select(labels.c.inspection_id).where(labels.c.label == clean(filters.label))))
+        limits.append(c.id.in_(sa.select(labels.c.inspection_id).where(labels.c.label == clean(filters.label))))
     if filters.since is not None:
-        query = query.where(c.created_at >= utc("since", filters.since))
+        limits.append(c.created_at >= utc("since", filters.since))
     if filters.until is not None:
-        query = query.where(c.created_at < utc("until", filters.until))
+        limits.append(c.created_at < utc("until", filters.until))
+    if filters.reviewed is not None:
+        said = sa.exists().where(reviews.c.inspection_id == c.id)
+        limits.append(said if filters.reviewed else ~said)
+    return limits
+
+
+def _select(filters: Filters, behind: Place | None) -> sa.Select[Any]:
+    c = inspections.c
+    query = sa.select(*_LIGHT).where(*conditions(filters))
     if behind is not None:
         older = sa.or_(c.created_at < behind.created_at, sa.and_(c.created_at == behind.created_at, c.id < behind.id))
         query = query.where(c.created_at <= behind.created_at, older)

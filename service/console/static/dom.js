@@ -9,7 +9,7 @@ function fill(node, attributes, children) {
     else if (name === "style") throw new Error("the page's policy forbids style attributes; use a class or node.style");
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -25,7 +25,7 @@ export function svg(tag, attributes = {}, ...children) {
 
 /** Put `children` in place of what `node` holds. */
 export function show(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
 }
 
 /** The element of an id; it must be there. */

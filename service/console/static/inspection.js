@@ -88,7 +88,7 @@ function timingBar(timings, budget) {
     "section",
     { class: "timings" },
     el("p", { class: "small soft" }, told),
-    svg("svg", { viewBox: "-1 0 402 20", role: "img", "aria-label": told }, svg("rect", { class: "ground", x: 0, y: 4, width: 400, height: 12 }), bars, limit),
+    svg("svg", { viewBox: "-1 0 402 20", preserveAspectRatio: "none", role: "img", "aria-label": told }, svg("rect", { class: "ground", x: 0, y: 4, width: 400, height: 12 }), bars, limit),
     el("p", { class: "small soft legend" }, STAGES.map((stage) => el("span", { class: `key stage-${stage}` }, `${text(`shell.stage_${stage}`)} ${number(timings[stage])}`))),
   );
 }

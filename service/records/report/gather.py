@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from service.errors import InvalidParameter
 from service.records.database import Database
+from service.records.inspections import Filters, conditions
 from service.records.report.data import UNLABELLED, Flaw, InspectionRow, ReportData, Review, Scope
 from service.records.report.flaws import reviewed
 from service.records.report.summary import summarise
@@ -41,26 +42,32 @@ _COLUMNS = (
     classifications.c.regions.label("region_words"),
 )
 _Said = Sequence[Any]  # rows of reviews, in order
+_Within = Sequence[sa.ColumnElement[bool]]
 
 
 def gather(database: Database, scope: Scope, *, most: int = MOST_INSPECTIONS) -> ReportData:
     """The report over the records in `scope`, all read in one transaction. Raises InvalidParameter when there are more
     than `most` inspections."""
+    filters = Filters(since=scope.start, until=scope.end, product=scope.product, lot=scope.lot)
+    return summarise(gather_rows(database, filters, most=most), scope)
+
+
+def gather_rows(database: Database, filters: Filters, *, most: int = MOST_INSPECTIONS) -> list[InspectionRow]:
+    """The inspections meant, oldest first, with what people said of them. Raises InvalidParameter for more than `most`."""
+    within = conditions(filters)
     with database.reading() as connection:
-        said = _reviews(connection, scope)
-        rows = [_row(row, said.get(row.id, ())) for row in _inspections(connection, scope, most + 1)]
+        said = _reviews(connection, within)
+        rows = [_row(row, said.get(row.id, ())) for row in _inspections(connection, within, most + 1)]
     if len(rows) > most:
-        raise InvalidParameter(
-            f"the span holds more than {most:,} inspections: choose a shorter one, a product or a lot"
-        )
-    return summarise(rows, scope)
+        raise InvalidParameter(f"more than {most:,} inspections are meant: choose a shorter span, a product or a lot")
+    return rows
 
 
-def _inspections(connection: sa.Connection, scope: Scope, limit: int) -> sa.CursorResult[Any]:
+def _inspections(connection: sa.Connection, within: _Within, limit: int) -> sa.CursorResult[Any]:
     query = (
         sa.select(*_COLUMNS)
         .select_from(inspections.outerjoin(classifications, classifications.c.inspection_id == inspections.c.id))
-        .where(*_within(scope))
+        .where(*within)
         .order_by(inspections.c.created_at, inspections.c.id)
         .limit(limit)
         .execution_options(yield_per=_FETCHED)
@@ -68,7 +75,7 @@ def _inspections(connection: sa.Connection, scope: Scope, limit: int) -> sa.Curs
     return connection.execute(query)
 
 
-def _reviews(connection: sa.Connection, scope: Scope) -> dict[str, list[Any]]:
+def _reviews(connection: sa.Connection, within: _Within) -> dict[str, list[Any]]:
     """What people said, in order, by inspection."""
     query = (
         sa.select(
@@ -81,22 +88,13 @@ def _reviews(connection: sa.Connection, scope: Scope) -> dict[str, list[Any]]:
             reviews.c.case_id,
         )
         .select_from(reviews.join(inspections, inspections.c.id == reviews.c.inspection_id))
-        .where(*_within(scope))
+        .where(*within)
         .order_by(reviews.c.id)
     )
     said: dict[str, list[Any]] = defaultdict(list)
     for row in connection.execute(query):
         said[row.inspection_id].append(row)
     return said
-
-
-def _within(scope: Scope) -> list[sa.ColumnElement[bool]]:
-    limits = [inspections.c.created_at >= scope.start, inspections.c.created_at < scope.end]
-    if scope.product is not None:
-        limits.append(inspections.c.product == scope.product)
-    if scope.lot is not None:
-        limits.append(inspections.c.lot == scope.lot)
-    return limits
 
 
 def _row(row: Any, said: _Said) -> InspectionRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -61,12 +62,17 @@ def facts_json(data: ReportData) -> str:
 
 
 def report_csv(data: ReportData) -> str:
+    """The report's inspections; see rows_csv."""
+    return rows_csv(data.inspections)
+
+
+def rows_csv(rows: Iterable[InspectionRow]) -> str:
     """One row an inspection, with a header, lines ended by CR LF (RFC 4180). A text that a spreadsheet would take for a
     formula has an apostrophe before it; numbers stay as they are. Several texts in a cell are parted by "; "."""
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(_COLUMNS)
-    for row in data.inspections:
+    for row in rows:
         writer.writerow([guarded(cell) if isinstance(cell, str) else cell for cell in _cells(row)])
     return stream.getvalue()
 

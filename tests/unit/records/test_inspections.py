@@ -144,7 +144,7 @@ def test_filters_choose_and_combine(records: Records) -> None:
     assert ids(records, serial="X") == [2]
     assert ids(records, station="s1") == [4, 1]
     assert ids(records, product="blister-pack") == [3]
-    assert ids(records, verdict=Decision.UNDECIDABLE) == [4]
+    assert ids(records, verdicts=(Decision.UNDECIDABLE,)) == [4]
     assert ids(records, label="hole") == [3, 2]
     assert ids(records, label="hole", lot="A") == [2]
     assert ids(records, since=START + timedelta(seconds=2), until=START + timedelta(seconds=4)) == [3, 2]

@@ -1,0 +1,74 @@
+"""What the memory knows, for those who review: past flaws like this one, and the labels that a product's flaws have."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+
+from service.api import schemas
+from service.api.recording import records_of
+from service.api.state import ServiceState, require
+from service.captions.captioner import Captioner
+from service.captions.memory import Recall
+from service.captions.products import UNKNOWN, taxonomy
+from service.errors import NotReady
+from service.records.entities import Record
+from service.records.store import Records
+
+router = APIRouter(tags=["records"])
+_MOST_SIMILAR = 6
+
+
+@router.get("/inspections/{inspection_id}/similar", summary="Reviewed past flaws that look like this one's")
+async def show_similar(request: Request, inspection_id: str) -> schemas.Similar:
+    """Of its strongest region, nearest first, with what people said caused them and was done. Asked of the memory as it is
+    now, also where no words were asked for."""
+    state = require(request, "review")
+    record = await asyncio.to_thread(records_of(state).inspections.get, inspection_id)
+    region, recall = await asyncio.to_thread(_recall, _captioner(state), record)
+    if recall is None:
+        return schemas.Similar(region=region, label=UNKNOWN, confidence=None, sure=False, cases=[])
+    told = zip(recall.similar, recall.cases, strict=True)
+    cases = [
+        schemas.PastFlaw(
+            inspection_id=similar.inspection_id,
+            label=similar.label,
+            distance=similar.distance,
+            cause=case.cause,
+            action=case.action,
+        )
+        for similar, case in told
+        if similar.inspection_id != record.id
+    ]
+    return schemas.Similar(
+        region=region, label=recall.label, confidence=recall.confidence, sure=recall.sure, cases=cases
+    )
+
+
+@router.get("/labels", summary="The labels of a product's flaws")
+def list_labels(request: Request, product: str = Query(max_length=200)) -> schemas.Labels:
+    """Those of its card, then those that reviews have added."""
+    state = require(request, "review")
+    records: Records = records_of(state)
+    words = taxonomy(_captioner(state).products.card(product), records.accepted(product)).words
+    labels = [schemas.Label(label=label, words=text) for label, text in words.items() if label != UNKNOWN]
+    return schemas.Labels(product=product, labels=labels)
+
+
+def _captioner(state: ServiceState) -> Captioner:
+    if state.captioner is None:
+        raise NotReady("the records are being opened", retry_after=1)
+    return state.captioner
+
+
+def _recall(captioner: Captioner, record: Record) -> tuple[int | None, Recall | None]:
+    """The strongest region, and what memory says of it; None where there is none, or it has no descriptor."""
+    if not record.regions:
+        return None, None
+    region = int(np.argmax([each.peak_score for each in record.regions]))
+    if record.descriptors is None or len(record.descriptors) <= region:
+        return region, None
+    descriptor = record.descriptors[region]
+    return region, captioner.memory.recall(record.product, record.teacher_sha256, descriptor, _MOST_SIMILAR)
