@@ -89,6 +89,13 @@ class Metrics:
         self.captions = Counter("flawscribe_captions", "Flaws put into words", ["source"], registry=registry)
         self.training_running = Gauge("flawscribe_training_running", "Whether a training runs", registry=registry)
         self.ready = Gauge("flawscribe_ready", "Whether requests are taken, as /readyz says", registry=registry)
+        self.models_bytes = Gauge("flawscribe_models_bytes", "Memory of the loaded models, about", registry=registry)
+        self.loop_lag = Histogram(
+            "flawscribe_event_loop_lag_seconds",
+            "How late the event loop was for a timer",
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0),
+            registry=registry,
+        )
         self.model_info = Info("flawscribe_model", "Model in service", ["model"], registry=registry)
 
     def exposition(self) -> bytes:

@@ -26,6 +26,12 @@ class Settings(BaseSettings):
     model: str | None = Field(
         None, description="Model that answers when a request names none; unset: the only one, or `polka-dot`."
     )
+    model_memory_mb: float | None = Field(
+        None, gt=0, description="Memory for loaded models, in MiB: the one unused longest makes room; unset: no limit."
+    )
+    pinned_models: str = Field(
+        "", description="Models that never make room, comma-separated; the one that answers when none is named is one."
+    )
     provider: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Execution provider. `cuda` is not ready without a GPU; `auto` falls back to the CPU."
     )
