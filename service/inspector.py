@@ -99,7 +99,7 @@ class Inspector:
         self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None, descriptors: bool
     ) -> Inspection:
         plan = await self._run(self._deciders, lambda: self._plan(picture, bundle))
-        with self.batcher.reserve(plan.windows):
+        with self.batcher.reserve(plan.windows, bundle.session):
             prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan))
             answer = await self.batcher.submit(bundle.session, prepared.windows, deadline, features=descriptors)
         started = time.perf_counter()

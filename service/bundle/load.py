@@ -21,6 +21,7 @@ from service.types import AnomalyMap, Border, ModelIdentity, Thresholds, TilePla
 
 log = logging.getLogger("flawscribe.bundle")
 Precision = Literal["auto", "float32", "fp16", "int8"]
+_RESIDENT = 3.3  # bytes in memory for one of the network's file, as `flawscribe bench memory` measures
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ class Bundle:
     form_name: FormName
     roi: NDArray[np.bool_] | None
     references: tuple[NDArray[np.uint8], ...] = ()
+    network_bytes: int = 0  # of the form's file
+
+    @property
+    def resident_bytes(self) -> int:
+        """About how much memory it takes while it is loaded."""
+        return int(_RESIDENT * self.network_bytes) + sum(picture.nbytes for picture in self.references)
 
     @property
     def form(self) -> Form:
@@ -145,7 +152,7 @@ def _open(verified: VerifiedFolder, name: FormName, options: EngineOptions, roi:
     session = open_session(data, form=name, provider=options.provider, threads=options.threads)
     pictures = ("reference.png", *manifest.references)
     references = tuple(decode(verified.files[file], MAX_PIXELS) for file in pictures if file in verified.files)
-    return Bundle(verified.folder, manifest, session, name, roi, references)
+    return Bundle(verified.folder, manifest, session, name, roi, references, len(data))
 
 
 def golden_failure(bundle: Bundle, files: dict[str, bytes]) -> str | None:

@@ -43,7 +43,8 @@ class _Loaded:
 
 @dataclass(slots=True)
 class Store:
-    """The models folder. Bundles are loaded when first asked for and kept.
+    """The models folder. Bundles are loaded when first asked for and kept, as long as `memory_bytes` has room: then the
+    one that was used longest ago goes, unless its name is `pinned` or it is answering, and is loaded anew when asked for.
 
     The version that answers for a name is chosen when it is first loaded, and changes by `activate` alone: a folder that
     appears meanwhile is not served unseen, and after `pin` not at the next start either. Safe to use from several
@@ -52,6 +53,8 @@ class Store:
 
     models_dir: Path
     options: EngineOptions
+    memory_bytes: int | None = None
+    pinned: frozenset[str] = frozenset()
     _loaded: dict[_Key, _Loaded] = field(default_factory=dict)
     _in_service: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,6 +114,12 @@ class Store:
     def is_loaded(self, name: str, version: int) -> bool:
         """Whether its network is in memory."""
         return (name, version) in self._loaded
+
+    @property
+    def resident_bytes(self) -> int:
+        """About how much memory the loaded bundles take."""
+        with self._lock:
+            return sum(entry.bundle.resident_bytes for entry in self._loaded.values())
 
     def in_service(self) -> list[Bundle]:
         """The loaded versions that answer for their names."""
@@ -182,6 +191,10 @@ class Store:
                 entry = _Loaded(self._read(name, version), used=time.monotonic())
                 with self._lock:
                     self._loaded[name, version] = entry
+                    gone = self._make_room((name, version))
+                if gone:
+                    log.info("let go to make room: %s", ", ".join(f"{model} {number}" for model, number in gone))
+                    return_memory()
         return entry
 
     def _read(self, name: str, version: int) -> Bundle:
@@ -216,6 +229,19 @@ class Store:
         except (OSError, ValueError):
             return None, None
         return (numbers[0] if numbers else None), (numbers[1] if len(numbers) > 1 else None)
+
+    def _make_room(self, newest: _Key) -> list[_Key]:
+        """Let go, longest unused first, what the budget has no room for beside the `newest`; what they were."""
+        taken = sum(entry.bundle.resident_bytes for entry in self._loaded.values())
+        gone: list[_Key] = []
+        for key, entry in sorted(self._loaded.items(), key=lambda item: item[1].used):
+            if self.memory_bytes is None or taken <= self.memory_bytes:
+                break
+            if key != newest and key[0] not in self.pinned and not entry.leases:
+                del self._loaded[key]
+                taken -= entry.bundle.resident_bytes
+                gone.append(key)
+        return gone
 
     def _drop_retired(self) -> None:
         """Let go what was replaced, and the versions asked for by number that were used longest ago."""

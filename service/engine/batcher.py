@@ -1,7 +1,9 @@
-"""Queue -> batch -> futures. One thread drives the device; when it is free it takes everything that waits, no timer.
+"""Queue -> batch -> futures. One thread drives the device; when it is free it takes everything that waits for the model
+whose turn it is, no timer.
 
-The bound counts windows and is taken before decoding. Every future is resolved on every path: done, expired, departed,
-failed, or orphaned by the thread's death.
+The bound counts windows and is taken before decoding. A model that has less than an even share of it is let in beyond it,
+and models take turns, so that a busy one neither shuts the others out nor makes them wait for all that it has queued.
+Every future is resolved on every path: done, expired, departed, failed, or orphaned by the thread's death.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
@@ -85,6 +87,9 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._ready = threading.Condition()
         self._reserved = 0
+        self._shares: Counter[Runner | None] = Counter()  # reserved windows by model
+        self._turns: dict[int, int] = {}  # id of each waiting model's runner: number of the batch it was last in
+        self._batches = 0
         self._pictures = 0
         self._seconds_per_window = 0.1
         self._closing = False
@@ -106,8 +111,8 @@ class Batcher:
         return self._pictures
 
     @contextlib.contextmanager
-    def reserve(self, windows: int) -> Iterator[None]:
-        """Room for a picture of `windows` windows, until the block ends.
+    def reserve(self, windows: int, runner: Runner | None = None) -> Iterator[None]:
+        """Room for a picture of `windows` windows that `runner` will judge, until the block ends.
 
         Raises Overloaded with the seconds until there should be room, TooLarge when it can never fit, NotReady when closing.
         """
@@ -118,10 +123,11 @@ class Batcher:
                 raise TooLarge(
                     f"the picture needs {windows} windows, the queue holds {self._bound} (FLAWSCRIBE_QUEUE_WINDOWS)"
                 )
-            if self._reserved + windows > self._bound:
+            if self._reserved + windows > self._bound and not self._is_due(windows, runner):
                 wait = max(0.1, (self._reserved + windows - self._bound) * self._seconds_per_window)
                 raise Overloaded(f"{self._reserved} windows are waiting, the limit is {self._bound}", retry_after=wait)
             self._reserved += windows
+            self._shares[runner] += windows
             self._pictures += 1
         try:
             yield
@@ -129,6 +135,17 @@ class Batcher:
             with self._ready:
                 self._reserved -= windows
                 self._pictures -= 1
+                self._shares[runner] -= windows
+                if not self._shares[runner]:
+                    del self._shares[runner]
+
+    def _is_due(self, windows: int, runner: Runner | None) -> bool:
+        """Whether a model may go beyond the bound, up to twice of it: others fill it, and it has less than an
+        even share, or nothing yet."""
+        others = len(self._shares.keys() - {runner})
+        own = self._shares.get(runner, 0)
+        room = self._reserved + windows <= 2 * self._bound
+        return room and others > 0 and (not own or own + windows <= self._bound // (others + 1))
 
     async def submit(
         self, runner: Runner, windows: NDArray[np.uint8], deadline: float, *, features: bool = False
@@ -189,21 +206,21 @@ class Batcher:
             return not self._closing
 
     def _take(self) -> list[_Slice]:
-        """The next batch: in order of arrival, one runner, at most its largest rung; the departed and expired fall out."""
+        """The next batch: of the model whose turn was longest ago, in order of arrival, at most its largest rung; the
+        departed and expired fall out."""
         expired: list[_Job] = []
         batch: list[_Slice] = []
         with self._ready:
             now = time.monotonic()
-            room, rest = 0, deque[_Job]()
-            for job in self._jobs:
-                if job.future.cancelled():
-                    continue
+            waiting = [job for job in self._jobs if not job.future.cancelled()]
+            expired = [job for job in waiting if now > job.deadline]
+            rest = deque[_Job]()
+            runner = self._next_runner(job for job in waiting if now <= job.deadline)
+            room = runner.ladder[-1] if runner is not None else 0
+            for job in waiting:
                 if now > job.deadline:
-                    expired.append(job)
                     continue
-                if not batch:
-                    room = job.runner.ladder[-1]
-                if room and (not batch or job.runner is batch[0].job.runner):
+                if room and job.runner is runner:
                     count = min(room, job.left)
                     batch.append(_Slice(job, job.taken, job.taken + count))
                     job.started = job.started or now
@@ -215,6 +232,18 @@ class Batcher:
         for job in expired:
             _fail(job, _expired())
         return batch
+
+    def _next_runner(self, jobs: Iterator[_Job]) -> Runner | None:
+        """The model whose turn it is: the one that was served longest ago, or never; of several the first to have come."""
+        waiting = dict.fromkeys(job.runner for job in jobs)
+        if not waiting:
+            return None
+        chosen = min(waiting, key=lambda runner: self._turns.get(id(runner), -1))
+        self._batches += 1
+        # one that waits no more gives up its place, so that nothing is kept of models that are gone
+        self._turns = {id(runner): self._turns[id(runner)] for runner in waiting if id(runner) in self._turns}
+        self._turns[id(chosen)] = self._batches
+        return chosen
 
     def _run(self, batch: list[_Slice]) -> None:
         """Run a batch; when it fails, run it picture by picture, so that only the guilty one fails."""

@@ -266,3 +266,61 @@ def test_the_version_before_is_remembered(store: Store) -> None:
     assert store.previous_version("probe") == 2
     store.activate("probe", 2)
     assert store.previous_version("probe") == 1
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Store:
+    """Four models and room for two."""
+    for name in ("one", "two", "three", "four"):
+        write_bundle(tmp_path, name)
+    size = Store(tmp_path, CPU).load("one").resident_bytes
+    return Store(tmp_path, CPU, memory_bytes=int(2.5 * size))
+
+
+def loaded(store: Store) -> set[str]:
+    return {name for name in store.names() if store.is_loaded(name, 1)}
+
+
+def test_the_model_used_longest_ago_makes_room(crowd: Store) -> None:
+    for name in ("one", "two", "one", "three"):
+        with crowd.lease(name):
+            pass
+    assert loaded(crowd) == {"one", "three"}
+    assert crowd.resident_bytes <= crowd.memory_bytes
+    with crowd.lease("two") as bundle:  # loaded anew when asked for
+        assert bundle.manifest.name == "two"
+    assert loaded(crowd) == {"two", "three"}
+    assert {bundle.manifest.name for bundle in crowd.in_service()} == {"two", "three"}
+
+
+def test_a_model_that_answers_stays_whatever_the_budget(crowd: Store) -> None:
+    with crowd.lease("one"), crowd.lease("two"), crowd.lease("three"):
+        assert loaded(crowd) == {"one", "two", "three"}
+    with crowd.lease("four"):
+        assert len(loaded(crowd)) == 2
+
+
+def test_a_pinned_model_stays(crowd: Store) -> None:
+    crowd.pinned = frozenset({"one"})
+    for name in ("one", "two", "three", "four"):
+        crowd.load(name)
+    assert loaded(crowd) == {"one", "four"}
+
+
+def test_a_model_larger_than_the_budget_is_served_alone(crowd: Store) -> None:
+    crowd.memory_bytes = 1
+    for name in ("one", "two"):
+        with crowd.lease(name) as bundle:
+            assert bundle.manifest.name == name
+        assert loaded(crowd) == {name}
+
+
+def test_the_version_in_service_is_the_same_after_it_made_room(tmp_path: Path) -> None:
+    store = Store(tmp_path, CPU, memory_bytes=1)
+    write_bundle(tmp_path, "probe", 1)
+    write_bundle(tmp_path, "other", 1)
+    assert in_service(store) == 1
+    write_bundle(tmp_path, "probe", 2)
+    store.load("other")
+    assert not store.is_loaded("probe", 1)
+    assert in_service(store) == 1

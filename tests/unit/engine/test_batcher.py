@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -144,6 +145,79 @@ def test_two_models_never_share_a_batch_and_take_turns_by_arrival(batcher: Batch
     asyncio.run(scenario())
     assert first.batches == [[0], [2]]
     assert second.batches == [[1, 3]]
+
+
+def test_a_busy_model_does_not_make_another_wait_for_all_that_it_has_queued(batcher: Batcher) -> None:
+    busy, rare = Numbers(ladder=(1,)), Numbers(ladder=(1,))
+    order: list[str] = []
+    busy.judge, rare.judge = lambda _: order.append("busy"), lambda _: order.append("rare")
+
+    async def scenario() -> None:
+        busy.gate.clear()
+        tasks = await start(batcher.submit(busy, picture(0), FOREVER))
+        await busy.held()
+        tasks += await start(*(batcher.submit(busy, picture(number), FOREVER) for number in range(1, 6)))
+        tasks += await start(*(batcher.submit(rare, picture(number), FOREVER) for number in range(2)))
+        busy.gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert order == ["busy", "rare", "busy", "rare", "busy", "busy", "busy", "busy"]
+    assert [number for batch in busy.batches for number in batch] == list(range(6))  # its own order stays
+
+
+def test_many_models_take_turns(batcher: Batcher) -> None:
+    runners = [Numbers(ladder=(1,)) for _ in range(3)]
+    order: list[int] = []
+    for place, runner in enumerate(runners):
+        runner.judge = lambda _, place=place: order.append(place)
+
+    async def scenario() -> None:
+        runners[0].gate.clear()
+        tasks = await start(batcher.submit(runners[0], picture(0), FOREVER))
+        await runners[0].held()
+        for runner in runners:
+            tasks += await start(*(batcher.submit(runner, picture(number), FOREVER) for number in range(3)))
+        runners[0].gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert order == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_model_with_less_than_its_share_is_let_in_beyond_the_bound() -> None:
+    batcher = Batcher(queue_windows=10)
+    busy, rare, third = Numbers(), Numbers(), Numbers()
+    try:
+        with batcher.reserve(6, busy), batcher.reserve(4, busy):
+            with pytest.raises(Overloaded), batcher.reserve(1, busy):
+                pass
+            with batcher.reserve(4, rare), batcher.reserve(1, rare):
+                with pytest.raises(Overloaded), batcher.reserve(1, rare):  # an even share of two is 5
+                    pass
+                with batcher.reserve(3, third), pytest.raises(Overloaded), batcher.reserve(1, third):
+                    pass
+            assert batcher.reserved_windows == 10
+            with batcher.reserve(6, rare):  # one picture, however large
+                pass
+        with batcher.reserve(10, rare):  # nothing is left of the others
+            pass
+    finally:
+        batcher.close()
+
+
+def test_all_models_together_stay_below_twice_the_bound() -> None:
+    batcher = Batcher(queue_windows=8)
+    try:
+        with contextlib.ExitStack() as held:
+            held.enter_context(batcher.reserve(8, Numbers()))
+            for _ in range(100):
+                with contextlib.suppress(Overloaded):
+                    held.enter_context(batcher.reserve(1, Numbers()))
+            assert 8 < batcher.reserved_windows <= 16
+        assert batcher.reserved_windows == 0
+    finally:
+        batcher.close()
 
 
 def test_the_bound_counts_windows_and_says_when_to_come_back() -> None:
