@@ -16,6 +16,7 @@ from service import __version__
 from service.api import classify, detect, docs, event_stream, health, inspections, login, memory, models, problems, reports
 from service.api.access import load_keys
 from service.api.frame import Frame
+from service.api.loop import watch_lag
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
@@ -53,10 +54,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises SettingsError, or NoSuchModel when the configured model is not there.
     """
     settings = settings or load_settings()
-    store = Store(settings.models_dir, EngineOptions(settings.precision, settings.provider, settings.threads))
+    store = Store(
+        settings.models_dir,
+        EngineOptions(settings.precision, settings.provider, settings.threads),
+        memory_bytes=None if settings.model_memory_mb is None else int(settings.model_memory_mb * 2**20),
+    )
     default_model = _default_model(settings, store)
+    pinned = [name.strip() for name in (default_model or "", *settings.pinned_models.split(","))]
+    store.pinned = frozenset(name for name in pinned if name)
     budget_s = _expected_budget_ms(settings, store, default_model) / 1000
     metrics = Metrics(budget_s)
+    metrics.models_bytes.set_function(lambda: store.resident_bytes)
     inspector = Inspector(
         metrics,
         queue_windows=settings.queue_windows,
@@ -89,7 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _life(state: ServiceState) -> AsyncIterator[None]:
     state.llm = _open_llm(state.settings, state.metrics)
-    tasks = [asyncio.create_task(work(state)) for work in (_load_default, _keep_house, _follow_others)]
+    tasks = [asyncio.create_task(work(state)) for work in (_load_default, _keep_house, _follow_others, watch_lag)]
     try:
         yield
     finally:
