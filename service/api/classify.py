@@ -76,7 +76,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
     with state.room_for_body(request.headers):
         incoming = await read_pictures(request, state.limits, with_context=True)
         context = incoming.context or query.context
-        async with once(request, state, digest(request, incoming.pictures, context), deadline) as claim:
+        async with once(request, state, lambda: digest(request, incoming.pictures, context), deadline) as claim:
             if claim is not None and claim.answer is not None:
                 return replayed(claim.answer)
             async with state.leased(model_named(query, state), query.version) as bundle:

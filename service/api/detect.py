@@ -52,7 +52,7 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
         incoming = await read_pictures(request, state.limits)
         if picture_only and len(incoming.pictures) != 1:
             raise NotAcceptable("Accept: image/png answers one picture; several need application/json")
-        async with once(request, state, digest(request, incoming.pictures), deadline) as claim:
+        async with once(request, state, lambda: digest(request, incoming.pictures), deadline) as claim:
             if claim is not None and claim.answer is not None:
                 return replayed(claim.answer)
             async with state.leased(model_named(query, state), query.version) as bundle:

@@ -157,7 +157,7 @@ async def review(request: Request, inspection_id: str) -> Response:
         first = error.errors()[0]
         raise InvalidParameter(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from error
     records = records_of(state)
-    async with once(request, state, hashlib.sha256(body).hexdigest(), deadline) as claim:
+    async with once(request, state, lambda: hashlib.sha256(body).hexdigest(), deadline) as claim:
         if claim is not None and claim.answer is not None:
             return replayed(claim.answer)
         caller = state.caller(request)

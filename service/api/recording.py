@@ -73,16 +73,17 @@ def records_of(state: ServiceState) -> Records:
 
 
 @contextlib.asynccontextmanager
-async def once(request: Request, state: ServiceState, body_sha256: str, deadline: float) -> AsyncIterator[Claim | None]:
-    """The request's claim on its Idempotency-Key, or None without one. Raises Conflict for a key of another body."""
+async def once(
+    request: Request, state: ServiceState, body_sha256: Callable[[], str], deadline: float
+) -> AsyncIterator[Claim | None]:
+    """The request's claim on its Idempotency-Key, or None without one: only then is the body hashed, which takes a while. Raises Conflict for a key of another body."""
     key = request.headers.get(_KEY)
     if key is None:
         yield None
         return
     caller = state.caller(request)  # keys of different callers never meet
-    async with records_of(state).keys.claim(
-        f"{caller} {request.url.path} {key}", body_sha256, deadline=deadline
-    ) as claim:
+    sha256 = await asyncio.to_thread(body_sha256)
+    async with records_of(state).keys.claim(f"{caller} {request.url.path} {key}", sha256, deadline=deadline) as claim:
         yield claim
 
 
