@@ -57,10 +57,10 @@ def running_prometheus(target: str, interval: str = "250ms") -> Iterator[Prometh
         with (
             (Path(folder) / "log").open("w") as log,
             _ended(subprocess.Popen(command, stdout=log, stderr=log)) as server,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
         ):
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-                _wait_ready(client, server, Path(log.name))
-                yield Prometheus(client)
+            _wait_ready(client, server, Path(log.name))
+            yield Prometheus(client)
 
 
 @contextlib.contextmanager
