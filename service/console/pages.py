@@ -14,6 +14,8 @@ from service.console.shell import STATIC, Page, Shell, Viewer
 
 PAGES = (
     Page("inspect", "/", "detect"),
+    Page("queue", "/console/queue", "review"),
+    Page("history", "/console/history", "review"),
     Page("reports", "/console/reports", "review"),
 )
 

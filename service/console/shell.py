@@ -55,13 +55,20 @@ class Viewer:
         return scope in self.scopes or "admin" in self.scopes
 
 
+class _Environment(Environment):
+    """In which `t.keys` is the text of that name, not the method of a dict."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        return obj[attribute] if isinstance(obj, dict) and attribute in obj else super().getattr(obj, attribute)
+
+
 class Shell:
     """Renders pages. The catalogue of texts is `texts/en.yaml`; a translation is a file like it."""
 
     def __init__(self, pages: Sequence[Page], version: str) -> None:
         self._pages = pages
         self._version = version
-        self._environment = Environment(
+        self._environment = _Environment(
             loader=PackageLoader("service.console"),
             autoescape=True,
             undefined=StrictUndefined,

@@ -197,12 +197,12 @@ function shownOf(item) {
       heatFirst: true,
       onbroken: (image) => showOverlay(item, image),
     },
-    actions: [
-      el("button", { type: "button", class: "button", onclick: () => download(item) }, text("download")),
-      el("button", { type: "button", class: "button", onclick: () => copyCurl(item) }, text("curl")),
-    ],
   });
-  return [heading, view];
+  const away = [
+    el("button", { type: "button", class: "button", onclick: () => download(item) }, text("download")),
+    el("button", { type: "button", class: "button", onclick: () => copyCurl(item) }, text("curl")),
+  ];
+  return [el("div", { class: "row" }, heading, el("span", { class: "row end" }, away)), view];
 }
 
 function again(item) {

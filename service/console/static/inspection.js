@@ -11,9 +11,9 @@ const STAGES = ["decode", "prepare", "queue", "network", "decide"];
 
 /**
  * `data`: a result of /classify or a record of /inspections, with its `model`; `picture`: what pictureView takes of the picture
- * itself; `budget`: ms, where it is known; `extra`: elements below the verdict; `actions`: buttons.
+ * itself; `budget`: ms, where it is known; `extra`: elements below the words.
  */
-export function inspectionView(data, { picture, budget = null, extra = [], actions = [] }) {
+export function inspectionView(data, { picture, budget = null, extra = [] }) {
   const view = pictureView({
     size: data.image,
     regions: data.regions,
@@ -25,7 +25,7 @@ export function inspectionView(data, { picture, budget = null, extra = [], actio
   const side = el(
     "div",
     { class: "stack side" },
-    el("div", { class: "row" }, verdictHeading(data), actions.length > 0 && el("span", { class: "row end" }, actions)),
+    el("div", {}, verdictHeading(data)),
     data.reasons.length > 0 && el("ul", { class: "notice small" }, data.reasons.map((reason) => el("li", {}, reason))),
     scoreScale({ score: data.anomaly_score, review: data.review_threshold, reject: data.threshold, p: data.p_value, method: data.threshold_method }),
     words && wordsBlock(words),

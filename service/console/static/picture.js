@@ -55,6 +55,8 @@ export function pictureView({ source, absent = "", size, regions, review, reject
   });
   const image = el("img", { src: source, alt: text("shell.picture_alt", { count: boxes.length }), class: "pixels" });
   const stage = el("div", { class: "stage" }, image, outlines);
+  const fitting = `calc(68vh * ${size.width / size.height})`;
+  stage.style.maxWidth = fitting;
   stage.style.aspectRatio = `${size.width} / ${size.height}`;
   const view = el("div", { class: "picture-view", tabindex: "0", role: "group", "aria-label": text("shell.picture") }, stage);
   const trouble = el("p", { class: "soft small", role: "status" });
@@ -63,7 +65,7 @@ export function pictureView({ source, absent = "", size, regions, review, reject
   const zoomed = (step) => {
     zoom = Math.min(Math.max(zoom + step, 0), ZOOMS.length - 1);
     stage.style.width = `${100 * ZOOMS[zoom]}%`;
-    stage.style.maxWidth = zoom ? "none" : "";
+    stage.style.maxWidth = zoom ? "none" : fitting;
     shown.textContent = `${ZOOMS[zoom]}×`;
   };
   const shown = el("output", { class: "small number" }, "1×");

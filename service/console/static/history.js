@@ -1,0 +1,132 @@
+// History: what was recorded, by filters, page by page; each inspection opens with all that is known, and can be reviewed.
+
+import { call, failure } from "./api.js";
+import { at, el, show } from "./dom.js";
+import { subscribe } from "./events.js";
+import { inspectionView, reviewLine } from "./inspection.js";
+import { pictureOf, thumbnail } from "./record.js";
+import { reviewForm } from "./review.js";
+import { text } from "./shell.js";
+import { badge, number, when } from "./verdict.js";
+import { named } from "./words.js";
+
+const PAGE = 50;
+const form = at("filters");
+const query = () => new URLSearchParams(location.search);
+
+/** The filters of the form as the API takes them; empty ones are left out. */
+function asked() {
+  const found = new URLSearchParams();
+  for (const [name, value] of new FormData(form)) {
+    const given = value.trim();
+    if (given) found.set(name, ["from", "to"].includes(name) ? new Date(given).toISOString() : given);
+  }
+  return found;
+}
+
+/** Put what the page's address asks for into the form. */
+function fill() {
+  for (const [name, value] of query()) {
+    const field = form.elements[name];
+    if (!field) continue;
+    if (field.type !== "datetime-local") field.value = value;
+    else {
+      const moment = new Date(value);
+      if (!Number.isNaN(moment.valueOf())) field.value = new Date(moment - moment.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+    }
+  }
+}
+
+let cursor = null;
+
+async function load(from = null) {
+  const wanted = asked();
+  history.replaceState(null, "", `${location.pathname}${wanted.size ? `?${wanted}` : ""}${location.hash}`);
+  at("csv").href = `/inspections.csv${wanted.size ? `?${wanted}` : ""}`;
+  wanted.set("limit", PAGE);
+  if (from) wanted.set("cursor", from);
+  show(at("trouble"));
+  try {
+    const page = await call(`/inspections?${wanted}`);
+    cursor = page.next_cursor;
+    at("waiting").hidden = true;
+    at("empty").hidden = page.inspections.length > 0;
+    at("found").hidden = page.inspections.length === 0;
+    show(at("rows"), page.inspections.map(row));
+    at("older").hidden = cursor === null;
+    at("newest").hidden = from === null;
+  } catch (error) {
+    at("waiting").hidden = true;
+    show(at("trouble"), failure(error, () => load(from)));
+  }
+}
+
+function row(record) {
+  const words = record.classification;
+  const review = record.reviews.at(-1);
+  const part = ["product", "lot", "serial", "station"].map((name) => record[name]).filter(Boolean);
+  return el(
+    "tr",
+    {},
+    el("td", { class: "picture-cell" }, thumbnail(record.id, record.image_stored)),
+    el("td", {}, el("a", { href: `#${record.id}`, "aria-label": text("open", { id: record.id }) }, when(record.created_at))),
+    el("td", {}, badge(record.verdict)),
+    el("td", { class: "number" }, number(record.anomaly_score)),
+    el("td", { class: "break" }, words ? [el("b", {}, named(review?.label || words.label)), " ", el("span", { class: "soft" }, words.description)] : review?.label && el("b", {}, named(review.label))),
+    el("td", { class: "break" }, part.join(" · ")),
+    el("td", { class: "break" }, review && [text(`shell.said_${review.verdict}`), el("span", { class: "soft" }, ` · ${review.who}`)]),
+  );
+}
+
+// ---- one of them
+
+async function open() {
+  const id = location.hash.slice(1);
+  const dialog = at("detail");
+  if (!id) {
+    dialog.close();
+    return;
+  }
+  show(at("shown"), el("p", { class: "busy" }, text("shell.loading")));
+  if (!dialog.open) dialog.showModal();
+  try {
+    const record = await call(`/inspections/${encodeURIComponent(id)}`);
+    const review = reviewForm(record, () => {
+      open();
+      load();
+    });
+    const said = record.reviews.length > 0 && el("section", { class: "stack" }, el("h3", {}, text("said")), record.reviews.map(reviewLine));
+    const again = el("details", { open: record.reviews.length === 0 }, el("summary", {}, text(record.reviews.length ? "again" : "shell.review")), review.element);
+    const view = inspectionView(record, { picture: pictureOf(record), extra: [said, again] });
+    view.querySelector(".picture").append(review.past);
+    show(at("shown"), view);
+  } catch (error) {
+    show(at("shown"), failure(error, open));
+  }
+}
+
+addEventListener("hashchange", open);
+at("detail").addEventListener("close", () => {
+  if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+});
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  load();
+});
+form.addEventListener("reset", () => setTimeout(load)); // once the fields are empty
+at("older").addEventListener("click", () => load(cursor));
+at("newest").addEventListener("click", () => load());
+const atTop = () => at("newest").hidden && !at("detail").open;
+subscribe({ inspection: () => atTop() && later(), review: () => atTop() && later(), words: () => atTop() && later(), missed: () => atTop() && load() });
+
+let timer = null;
+function later() {
+  timer ??= setTimeout(() => {
+    timer = null;
+    load();
+  }, 1000); // one reading for what comes together
+}
+
+fill();
+load();
+open();
