@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 import uuid
 import weakref
@@ -28,7 +29,7 @@ from service.engine.batcher import Answer, Batcher, Runner
 from service.engine.session import available_cores
 from service.errors import DeadlineExceeded
 from service.image.decode import decode, read_header
-from service.image.prepare import prepare
+from service.image.prepare import jpeg_scale, prepare
 from service.metrics import Metrics
 from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict
 
@@ -46,9 +47,23 @@ class Picture:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+class _Pixels:
+    """A picture's pixels, as decoded for the network or, when that was at a smaller scale, decoded whole when asked for."""
+
+    def __init__(self, data: bytes, max_pixels: int, whole: NDArray[np.uint8] | None) -> None:
+        self._data, self._max_pixels, self._whole = data, max_pixels, whole
+        self._lock = threading.Lock()
+
+    def __call__(self) -> NDArray[np.uint8]:
+        with self._lock:
+            if self._whole is None:
+                self._whole = decode(self._data, self._max_pixels)
+            return self._whole
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    rgb: NDArray[np.uint8]
+    pixels: _Pixels
     windows: NDArray[np.uint8]
     reasons: tuple[str, ...]
     sha256: str
@@ -108,7 +123,7 @@ class Inspector:
         )
         described = None
         if descriptors:
-            described = await self._run(self._deciders, lambda: describe(answer, prepared.rgb, anomaly_map, verdict))
+            described = await self._run(self._deciders, lambda: describe(answer, prepared.pixels, anomaly_map, verdict))
         ended = time.perf_counter()
         seconds = {
             "decode": prepared.decode_s,
@@ -122,7 +137,7 @@ class Inspector:
             id=uuid.uuid4().hex,
             model=bundle.identity,
             sha256=prepared.sha256,
-            rgb=prepared.rgb,
+            pixels=prepared.pixels,
             anomaly_map=anomaly_map,
             verdict=verdict,
             timings=Timings(**{stage: 1000 * value for stage, value in seconds.items()}),
@@ -149,11 +164,16 @@ class Inspector:
     def _prepare(self, picture: Picture, bundle: Bundle, plan: TilePlan) -> _Prepared:
         sha256 = hashlib.sha256(picture.data).hexdigest()
         started = time.perf_counter()
-        rgb = picture.raw if picture.raw is not None else decode(picture.data, self._max_pixels)
+        scale = jpeg_scale(plan.width, plan.height, bundle.manifest.prepare)
+        rgb = picture.raw
+        if rgb is None:
+            rgb = decode(picture.data, self._max_pixels, jpeg_scale=scale)
         decoded = time.perf_counter()
         windows = prepare(rgb, plan)
-        reasons = bundle.manifest.quality_gate.reasons(rgb)
-        return _Prepared(rgb, windows, reasons, sha256, started, decoded - started, time.perf_counter() - decoded)
+        scale = plan.width // rgb.shape[1]  # other formats are decoded whole
+        reasons = bundle.manifest.quality_gate.reasons(rgb, scale)
+        pixels = _Pixels(picture.data, self._max_pixels, rgb if scale == 1 else None)
+        return _Prepared(pixels, windows, reasons, sha256, started, decoded - started, time.perf_counter() - decoded)
 
     def _observe_batch(self, runner: Runner, pictures: int, windows: int, seconds: float) -> None:
         self.metrics.batch_images.observe(pictures)
@@ -183,7 +203,7 @@ def decide(
 
 
 def describe(
-    answer: Answer, rgb: NDArray[np.uint8], anomaly_map: AnomalyMap, verdict: Verdict
+    answer: Answer, pixels: Callable[[], NDArray[np.uint8]], anomaly_map: AnomalyMap, verdict: Verdict
 ) -> NDArray[np.float32] | None:
     """float32 [regions, C + FIGURES]: what memory compares flaws by, features and then figures of shape and colour. None
     when the network's answer has no features."""
@@ -194,7 +214,8 @@ def describe(
     features = stitch_features(answer.maps.features, anomaly_map.plan)
     review = verdict.thresholds.review
     figures = np.zeros((len(verdict.regions), FIGURES), np.float32)
+    rgb = pixels()
     measured = zip(verdict.regions[:_MOST_MEASURED], region_pixels(anomaly_map, review), strict=False)
-    for index, (region, pixels) in enumerate(measured):
-        figures[index] = region_vector(measure(rgb, region.box, pixels))
+    for index, (region, inside) in enumerate(measured):
+        figures[index] = region_vector(measure(rgb, region.box, inside))
     return np.concatenate([region_descriptors(features, anomaly_map, review), figures], axis=1)

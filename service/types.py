@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -150,7 +151,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One picture's answer. `rgb` is the decoded picture, kept for overlays; `sha256` is of the bytes received.
+    """One picture's answer. `pixels` gives the decoded picture, for overlays and words; `sha256` is of the bytes received.
 
     `descriptors` float32 [regions, C], when asked for: the teacher's features averaged under each region of the verdict.
     """
@@ -158,12 +159,22 @@ class Inspection:
     id: str
     model: ModelIdentity
     sha256: str
-    rgb: NDArray[np.uint8]
+    pixels: Callable[[], NDArray[np.uint8]]
     anomaly_map: AnomalyMap
     verdict: Verdict
     timings: Timings
     metadata: dict[str, str] = field(default_factory=dict)
     descriptors: NDArray[np.float32] | None = None
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """The picture uint8 [H,W,3], as displayed. It may be decoded only now: not to be asked for on the event loop."""
+        return self.pixels()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        return self.anomaly_map.plan.height, self.anomaly_map.plan.width
 
 
 class Severity(StrEnum):

@@ -76,7 +76,10 @@ def records_of(state: ServiceState) -> Records:
 async def once(
     request: Request, state: ServiceState, body_sha256: Callable[[], str], deadline: float
 ) -> AsyncIterator[Claim | None]:
-    """The request's claim on its Idempotency-Key, or None without one: only then is the body hashed, which takes a while. Raises Conflict for a key of another body."""
+    """The request's claim on its Idempotency-Key, or None without one: the body is hashed only where there is a key.
+
+    Raises Conflict for a key of another body.
+    """
     key = request.headers.get(_KEY)
     if key is None:
         yield None

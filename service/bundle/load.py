@@ -15,8 +15,8 @@ from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
 from service.decision.scale import picture_map
 from service.engine.session import Provider, Session, open_session
 from service.errors import BundleRefused
-from service.image.decode import decode
-from service.image.prepare import PrepareRecipe, plan_tiles, prepare
+from service.image.decode import decode, read_header
+from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
 from service.types import AnomalyMap, Border, ModelIdentity, Thresholds, TilePlan
 
 log = logging.getLogger("flawscribe.bundle")
@@ -70,6 +70,15 @@ class Bundle:
     def plan(self, width: int, height: int) -> TilePlan:
         """How a picture of `width` x `height` px is cut for this model."""
         return plan_tiles(width, height, self.manifest.prepare, global_map=self.manifest.network.global_map)
+
+    def anomaly_map_of_file(self, data: bytes, max_pixels: int) -> AnomalyMap:
+        """The anomaly map of an encoded picture, decoded as serving does. Raises UnreadableImage, TooLarge."""
+        header = read_header(data, max_pixels)
+        plan = self.plan(header.width, header.height)
+        scale = jpeg_scale(header.width, header.height, self.manifest.prepare)
+        windows = prepare(decode(data, max_pixels, jpeg_scale=scale), plan)
+        manifest = self.manifest
+        return picture_map(self.session.run(windows), plan, manifest.min_flaw_px, self.roi, manifest.border)
 
     def anomaly_map(self, rgb: NDArray[np.uint8]) -> AnomalyMap:
         """The anomaly map of a picture uint8 [H,W,3], synchronously: prepare, network, decision's one map."""

@@ -158,7 +158,7 @@ def _remembered(
     if not recall.sure:
         return replace(rules, similar=similar)
     flaw = card.flaw(recall.label)
-    height, width = inspection.rgb.shape[:2]
+    height, width = inspection.size
     return replace(
         rules,
         label=recall.label,
@@ -176,7 +176,7 @@ def _task(
     inspection: Inspection, site: Site, card: ProductCard, labels: Taxonomy, seen: _Seen, context: str
 ) -> LlmTask:
     verdict = inspection.verdict
-    height, width = inspection.rgb.shape[:2]
+    height, width = inspection.size
     shown = verdict.regions[:_MOST_SHOWN]
     masks = [_whole(mask, region, height, width) for mask, region in zip(seen.masks, shown, strict=False)]
     cases: dict[str, LlmCase] = {}
@@ -224,7 +224,7 @@ def _told(
 ) -> Captions:
     """The LLM's words where it gave any; memory's where that was sure; the rules' for the rest."""
     verdict = inspection.verdict
-    height, width = inspection.rgb.shape[:2]
+    height, width = inspection.size
     regions = []
     for region, mine, caption in zip(verdict.regions, own, answer.regions, strict=True):
         told = mine

@@ -64,11 +64,21 @@ def read_header(data: bytes, max_pixels: int) -> PictureHeader:
     return _open(data, max_pixels).header
 
 
-def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """The first frame as uint8 [H,W,3] RGB, upright. Raises UnreadableImage, or TooLarge over `max_pixels`."""
+def decode(data: bytes, max_pixels: int, *, jpeg_scale: int = 1) -> NDArray[np.uint8]:
+    """The first frame as uint8 [H,W,3] RGB, upright; a JPEG as [H/s,W/s,3] with s = `jpeg_scale` (1, 2, 4 or 8), which its
+    sides must be multiples of: then only what such a small picture shows is decoded.
+
+    Raises UnreadableImage, TooLarge over `max_pixels`, ValueError for a scale that does not fit.
+    """
     opened = _open(data, max_pixels)
     header = opened.header
+    scale = jpeg_scale if header.format == "JPEG" else 1
+    if header.width % scale or header.height % scale:
+        raise ValueError(f"a JPEG of {header.width}x{header.height} cannot be decoded at 1/{scale}")
     try:
+        if scale > 1:
+            width, height = opened.image.size
+            opened.image.draft(None, (width // scale, height // scale))
         opened.image.load()
         upright: Image.Image = opened.image
         if opened.orientation in _UPRIGHT:
@@ -80,7 +90,7 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # Pillow's readers raise anything on broken files
         raise UnreadableImage(f"the {header.format} picture is broken or cut short: {error}") from error
-    if rgb.shape != (header.height, header.width, 3):
+    if rgb.shape != (header.height // scale, header.width // scale, 3):
         raise UnreadableImage(f"the {header.format} picture's metadata contradict each other about its size")
     return rgb
 

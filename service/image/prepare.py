@@ -22,13 +22,15 @@ CONTEXT = 16  # px on each side of what a window speaks for: half the 33 px rece
 STEP = WINDOW - 2 * CONTEXT  # px: what one window speaks for
 STRIDE = 4  # px between the centres of neighbouring cells
 CELLS = STEP // STRIDE  # cells per window side
+JPEG_SCALES = (8, 4, 2)  # at a fraction 1/s of their size JPEGs can be decoded for less work
 
 
 class PrepareRecipe(BaseModel):
     """How a picture reaches its working resolution; chosen at training and recorded in the manifest.
 
     `long_side`: the longer side becomes `value` px. `scale`: both sides are multiplied by `value` (for pictures
-    cut to different sizes at one magnification).
+    cut to different sizes at one magnification). `jpeg`: whether JPEGs are decoded whole, or `scaled`: no finer than the
+    working resolution needs (`jpeg_scale`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,12 +38,26 @@ class PrepareRecipe(BaseModel):
     rule: Literal["long_side", "scale"] = "long_side"
     value: float = Field(gt=0)
     resample: Literal["pillow-bilinear"] = "pillow-bilinear"
+    jpeg: Literal["full", "scaled"] = "full"
 
 
 def working_size(width: int, height: int, recipe: PrepareRecipe) -> tuple[int, int]:
     """Working (width, height) in px of a picture of `width` x `height` px; at least 1 px each."""
     factor = recipe.value / max(width, height) if recipe.rule == "long_side" else recipe.value
     return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def jpeg_scale(width: int, height: int, recipe: PrepareRecipe) -> int:
+    """The scale 1/s at which a JPEG of `width` x `height` px is decoded: s = 8, 4, 2 or 1.
+
+    The largest at which the picture is at least as large as its working resolution and its sides are whole numbers, so
+    that its windows lie where those of the whole picture would.
+    """
+    if recipe.jpeg == "full":
+        return 1
+    long_side = max(working_size(width, height, recipe))
+    fitting = (s for s in JPEG_SCALES if not (width % s or height % s) and max(width, height) // s >= long_side)
+    return next(fitting, 1)
 
 
 def plan_tiles(width: int, height: int, recipe: PrepareRecipe, *, global_map: bool) -> TilePlan:
@@ -74,9 +90,9 @@ def plan_tiles(width: int, height: int, recipe: PrepareRecipe, *, global_map: bo
 def prepare(rgb: NDArray[np.uint8], plan: TilePlan) -> NDArray[np.uint8]:
     """Windows uint8 [plan.windows,256,256,3] of the picture `rgb` uint8 [H,W,3]: tiles row by row, then the whole.
 
-    Raises ValueError when the picture has another size than the plan was made for.
+    `rgb` may be a JPEG's scaled decoding. Raises ValueError when the picture has another size than the plan was made for.
     """
-    if rgb.shape != (plan.height, plan.width, 3):
+    if not any(rgb.shape == (plan.height / s, plan.width / s, 3) for s in (1, *JPEG_SCALES)):
         raise ValueError(f"plan is for {plan.height}x{plan.width}x3, picture is {rgb.shape}")
     image = Image.fromarray(rgb)
     windows = np.empty((plan.windows, WINDOW, WINDOW, 3), np.uint8)

@@ -47,9 +47,9 @@ class QualityGate(BaseModel):
     histogram: tuple[float, ...]
     min_overlap: float
 
-    def reasons(self, rgb: NDArray[np.uint8]) -> tuple[str, ...]:
-        """Why `rgb` uint8 [H,W,3] cannot be judged; empty when it can."""
-        seen = measure(rgb)
+    def reasons(self, rgb: NDArray[np.uint8], jpeg_scale: int = 1) -> tuple[str, ...]:
+        """Why `rgb` uint8 [H,W,3], a picture decoded at 1/`jpeg_scale` of its size, cannot be judged; empty when it can."""
+        seen = measure(rgb, jpeg_scale)
         overlap = float(np.minimum(seen.histogram, self.histogram).sum())
         checks = (
             (seen.sharpness < self.min_sharpness, f"too blurred: sharpness {seen.sharpness:.2f}", self.min_sharpness),
@@ -69,9 +69,10 @@ class QualityGate(BaseModel):
         return tuple(f"{text}, limit {limit:.4g}" for fails, text, limit in checks if fails)
 
 
-def learn_gate(pictures: Sequence[NDArray[np.uint8]]) -> QualityGate:
-    """The gate of normal pictures, uint8 [H,W,3] each; at least one. Limits lie well outside what was seen."""
-    seen = [measure(rgb) for rgb in pictures]
+def learn_gate(pictures: Sequence[NDArray[np.uint8]], jpeg_scale: int = 1) -> QualityGate:
+    """The gate of normal pictures, uint8 [H,W,3] each, at least one, decoded at 1/`jpeg_scale` of their size. Limits lie
+    well outside what was seen."""
+    seen = [measure(rgb, jpeg_scale) for rgb in pictures]
     histograms = np.array([figures.histogram for figures in seen])
     mean = histograms.mean(axis=0)
     brightest = max(figures.brightness for figures in seen)
@@ -89,8 +90,8 @@ def learn_gate(pictures: Sequence[NDArray[np.uint8]]) -> QualityGate:
     )
 
 
-def measure(rgb: NDArray[np.uint8]) -> QualityFigures:
-    """Figures of a picture uint8 [H,W,3]."""
+def measure(rgb: NDArray[np.uint8], jpeg_scale: int = 1) -> QualityFigures:
+    """Figures of a picture uint8 [H,W,3], decoded at 1/`jpeg_scale` of its size."""
     height, width = rgb.shape[:2]
     image = Image.fromarray(rgb)
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -103,7 +104,7 @@ def measure(rgb: NDArray[np.uint8]) -> QualityFigures:
         brightness=float(grey.mean()),
         contrast=float(grey.std()),
         clipped=float(((grey <= 0.5) | (grey >= 254.5)).mean()),
-        pixels=height * width,
+        pixels=height * width * jpeg_scale**2,
         aspect=width / height,
         histogram=tuple(float(count) / grey.size for count in counts),
     )

@@ -52,7 +52,7 @@ def record_of(
         if len(value) > _LONGEST:
             raise InvalidParameter(f"{name} has more than {_LONGEST} characters")
     verdict = inspection.verdict
-    height, width = inspection.rgb.shape[:2]
+    height, width = inspection.size
     return Record(
         id=inspection.id,
         request_id=clean(request_id),

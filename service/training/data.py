@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import BadRequest, FlawscribeError
-from service.image.decode import decode, read_header
-from service.image.prepare import STEP, PrepareRecipe
+from service.image.decode import PictureHeader, decode, read_header
+from service.image.prepare import STEP, PrepareRecipe, jpeg_scale
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 256_000_000
@@ -25,12 +25,13 @@ _FEWEST = 10  # parts
 
 @dataclass(frozen=True, slots=True)
 class NormalImage:
-    """One file of the training folder: its size as displayed and the part that it shows."""
+    """One file of the training folder: its size as displayed, the part that it shows, and whether it is a JPEG."""
 
     path: Path
     part: str
     width: int
     height: int
+    jpeg: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +80,15 @@ def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) ->
     files = find_images(directory)
     parts = [_part(path.relative_to(directory).as_posix(), group_by) for path in files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = list(pool.map(_size, files))
-    unreadable = [f"{path.name}: {size}" for path, size in zip(files, sizes, strict=True) if isinstance(size, str)]
+        headers = list(pool.map(_header, files))
+    unreadable = [f"{path.name}: {each}" for path, each in zip(files, headers, strict=True) if isinstance(each, str)]
     if unreadable:
         shown = "\n  ".join(unreadable[:10])
         raise BadRequest(f"{len(unreadable)} of {len(files)} images cannot be read; remove or mend them:\n  {shown}")
     images = [
-        NormalImage(path, part, size[0], size[1])
-        for path, part, size in zip(files, parts, sizes, strict=True)
-        if not isinstance(size, str)
+        NormalImage(path, part, header.width, header.height, header.format == "JPEG")
+        for path, part, header in zip(files, parts, headers, strict=True)
+        if not isinstance(header, str)
     ]
     names = sorted(set(parts))
     if len(names) < _FEWEST:
@@ -116,12 +117,11 @@ def _part(name: str, group_by: str | None) -> str:
     return match.group(1) if match.groups() else match.group(0)
 
 
-def _size(path: Path) -> tuple[int, int] | str:
+def _header(path: Path) -> PictureHeader | str:
     try:
-        header = read_header(path.read_bytes(), MAX_PIXELS)
+        return read_header(path.read_bytes(), MAX_PIXELS)
     except FlawscribeError as error:
         return error.detail
-    return header.width, header.height
 
 
 def _notes(images: Sequence[NormalImage]) -> list[str]:
@@ -140,17 +140,29 @@ def _notes(images: Sequence[NormalImage]) -> list[str]:
 def choose_recipe(images: Sequence[NormalImage], working_size: int | None) -> PrepareRecipe:
     """The working resolution: `working_size` px for the longer side, by default 448 or the pictures' own if smaller.
 
-    Pictures cut to different sizes and shapes share one scale instead, so that a pixel means the same on each.
+    Pictures cut to different sizes and shapes share one scale instead, so that a pixel means the same on each. Where all
+    are JPEGs that can be decoded at one smaller scale, they are, when training and when serving.
     """
     long_sides = [max(image.width, image.height) for image in images]
     target = working_size or min(_DEFAULT_LONG_SIDE, max(STEP, int(np.median(long_sides))))
     aspects = [image.width / image.height for image in images]
     if max(long_sides) > 1.15 * min(long_sides) and max(aspects) > 1.15 * min(aspects):
         return PrepareRecipe(rule="scale", value=round(target / float(np.median(long_sides)), 6))
-    return PrepareRecipe(rule="long_side", value=target)
+    recipe = PrepareRecipe(rule="long_side", value=target, jpeg="scaled")
+    return recipe if decoding_scale(images, recipe) > 1 else recipe.model_copy(update={"jpeg": "full"})
 
 
-def load_pictures(images: Sequence[NormalImage]) -> list[NDArray[np.uint8]]:
-    """Decoded pictures uint8 [H,W,3], by the same decoder that serves."""
+def decoding_scale(images: Sequence[NormalImage], recipe: PrepareRecipe) -> int:
+    """s where all of `images` are JPEGs that the recipe decodes at 1/s; 1 where they are not, or not at the same scale."""
+    scales = {jpeg_scale(image.width, image.height, recipe) if image.jpeg else 1 for image in images}
+    return scales.pop() if len(scales) == 1 else 1
+
+
+def load_pictures(images: Sequence[NormalImage], scale: int = 1) -> list[NDArray[np.uint8]]:
+    """Decoded pictures uint8 [H,W,3], by the same decoder that serves, JPEGs at 1/`scale` of their size."""
+
+    def load(image: NormalImage) -> NDArray[np.uint8]:
+        return decode(image.path.read_bytes(), MAX_PIXELS, jpeg_scale=scale)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda image: decode(image.path.read_bytes(), MAX_PIXELS), images))
+        return list(pool.map(load, images))

@@ -103,10 +103,10 @@ def score_all(
     """Every picture through the bundle."""
     scored = []
     for index, image in enumerate(images):
-        rgb = decode(image.path.read_bytes(), MAX_PIXELS)
-        mapped = bundle.anomaly_map(rgb)
-        shrink = min(1.0, _LONG_SIDE / max(rgb.shape[:2]))
-        size = (max(1, round(rgb.shape[1] * shrink)), max(1, round(rgb.shape[0] * shrink)))
+        mapped = bundle.anomaly_map_of_file(image.path.read_bytes(), MAX_PIXELS)
+        width, height = mapped.plan.width, mapped.plan.height
+        shrink = min(1.0, _LONG_SIDE / max(width, height))
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
         inside = np.where(np.isfinite(mapped.cells), mapped.cells, mapped.structural.min())
         cells = Image.fromarray(full_size(inside, mapped.plan)).resize(size, Image.Resampling.BILINEAR)
         truth = None
