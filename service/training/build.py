@@ -34,7 +34,7 @@ from service.errors import BadRequest
 from service.image.decode import decode
 from service.image.prepare import plan_tiles
 from service.image.quality import learn_gate
-from service.training.data import MAX_PIXELS, Splits, choose_recipe, load_pictures, split_folder
+from service.training.data import MAX_PIXELS, Splits, choose_recipe, decoding_scale, load_pictures, split_folder
 from service.training.export import round_to_half
 from service.training.features import FeatureBank
 from service.training.flaws import paint_flaw
@@ -103,9 +103,12 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
     teacher = load_teacher(settings.teacher, settings.teachers_dir)
     product = _product(settings, splits)
     _announce(splits, product, say)
-    pictures = load_pictures(splits.train)
-    held_out = load_pictures(splits.validation)
-    calibration = load_pictures(splits.calibration)
+    scale = decoding_scale((*splits.train, *splits.validation, *splits.calibration), product.recipe)
+    smallest = product.min_flaw_px
+    product = replace(product, min_flaw_px=smallest / scale)  # in px of the pictures as they are decoded
+    pictures = load_pictures(splits.train, scale)
+    held_out = load_pictures(splits.validation, scale)
+    calibration = load_pictures(splits.calibration, scale)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_named(settings.recipe, len(pictures))
     if settings.steps is not None:
@@ -161,7 +164,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         )
         for name, session in sessions.items()
     }
-    golden, files = golden_pictures(product, sessions, calibration)
+    golden, files = golden_pictures(replace(product, min_flaw_px=smallest), sessions, calibration)
     files |= {FORM_FILES[name]: data for name, data in networks.items()}
     fastest = sessions["int8" if "int8" in sessions else "float32"]
     ranked = [product.score(fastest, picture) for picture in pictures[:_MOST_RANKED]]
@@ -183,9 +186,9 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         prepare=product.recipe,
         quantiles=_quantiles(detector),
         border=product.border,
-        min_flaw_px=product.min_flaw_px,
+        min_flaw_px=smallest,
         mm_per_pixel=settings.mm_per_pixel,
-        quality_gate=learn_gate([*pictures, *held_out, *calibration]),
+        quality_gate=learn_gate([*pictures, *held_out, *calibration], scale),
         forms=forms,
         references=tuple(references),
         golden=golden,
