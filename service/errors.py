@@ -52,6 +52,12 @@ class NoSuchRecord(FlawscribeError):
     status, type, title = 404, "/problems/no-such-record", "No such record"
 
 
+class NoSuchTraining(FlawscribeError):
+    """No training of that id, or no such file of it."""
+
+    status, type, title = 404, "/problems/no-such-training", "No such training"
+
+
 class NotAcceptable(FlawscribeError):
     """The asked media type cannot be given for this request."""
 
@@ -86,6 +92,12 @@ class Overloaded(FlawscribeError):
     """The queue is full; retry_after says when it should have room."""
 
     status, type, title = 429, "/problems/overloaded", "Overloaded"
+
+
+class NotInstalled(FlawscribeError):
+    """This installation lacks what the operation needs; the detail says how to install it."""
+
+    status, type, title = 501, "/problems/not-installed", "Not installed"
 
 
 class NetworkFailure(FlawscribeError):

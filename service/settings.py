@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         None, description="Folder below which a training may name server folders of pictures; unset: uploads only."
     )
     training_cores: int = Field(0, ge=0, description="Cores that a training may use; 0: half of them.")
+    training_nice: int = Field(
+        19, ge=0, le=19, description="Niceness of a training; 19 takes only what nobody else wants, 0 shares evenly."
+    )
     training_upload_mb: float = Field(4096.0, gt=0, description="Largest zip of training pictures, in MiB.")
     products_dir: Path = Field(Path("deploy/products"), description="Folder of product cards, `<product>.yaml`.")
     llm_base_url: str | None = Field(

@@ -17,10 +17,11 @@ BELOW: dict[str, set[str]] = {
     "samples": GROUND | {"image"},
     "inspector": GROUND | {"image"} | MIDDLE,
     "console": GROUND,
-    "api": GROUND | {"image", "inspector", "console"} | MIDDLE,
+    "trainings": GROUND | {"image"} | MIDDLE,
+    "api": GROUND | {"image", "inspector", "console", "trainings"} | MIDDLE,
     "training": GROUND | {"image", "inspector", "samples"} | MIDDLE,
     "bench": GROUND | {"image", "inspector", "samples", "api", "training"} | MIDDLE,
-    "commands": GROUND | {"image", "inspector", "samples", "api", "training", "bench"} | MIDDLE,
+    "commands": GROUND | {"image", "inspector", "samples", "api", "training", "trainings", "bench"} | MIDDLE,
     "cli": GROUND | {"commands"},
     "__main__": {"cli"},
 }

@@ -13,7 +13,20 @@ import numpy as np
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import classify, detect, docs, event_stream, health, inspections, login, memory, models, problems, reports
+from service.api import (
+    classify,
+    detect,
+    docs,
+    event_stream,
+    health,
+    inspections,
+    login,
+    memory,
+    models,
+    problems,
+    reports,
+    trainings,
+)
 from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.loop import watch_lag
@@ -73,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         budget_s=budget_s,
     )
     state = ServiceState(settings, load_keys(settings.keys_file), store, metrics, inspector, default_model)
+    metrics.training_running.set_function(lambda: state.trainings.running() is not None)
     app = FastAPI(
         title="Flawscribe",
         version=__version__,
@@ -87,7 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = state
     problems.install(app)
-    for part in (detect, classify, inspections, reports, models, health, docs, login, event_stream, memory):
+    for part in (detect, classify, inspections, reports, models, trainings, health, docs, login, event_stream, memory):
         app.include_router(part.router)
     app.include_router(make_router(login.viewer_of))
     app.add_middleware(Frame, state=state)
@@ -110,6 +124,7 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
         if state.llm is not None:
             await state.llm.close()
         await asyncio.to_thread(state.inspector.close)
+        await asyncio.to_thread(state.trainings.close)
         if state.records is not None:
             await asyncio.to_thread(state.records.close)
 

@@ -19,11 +19,13 @@ from service.api.wire import BodyLimits
 from service.bundle.store import Bundle, Store
 from service.captions.captioner import Captioner
 from service.captions.follower import Follower
+from service.engine.session import available_cores
 from service.errors import NotReady, Overloaded, Unauthorized
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.records.store import Records
 from service.settings import Settings
+from service.trainings.supervisor import Place, Trainings
 
 if TYPE_CHECKING:
     from service.captions.guard import GuardedLlm
@@ -68,11 +70,18 @@ class ServiceState:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     sessions: Sessions = field(init=False)
     events: Events = field(init=False)
+    trainings: Trainings = field(init=False)
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
     def __post_init__(self) -> None:
         self.sessions = Sessions(self.keys)
         self.events = Events(self.metrics)
+        settings = self.settings
+        cores = settings.training_cores or max(1, available_cores() // 2)
+        place = Place(
+            settings.trainings_dir, settings.models_dir, settings.training_data_dir, cores, settings.training_nice
+        )
+        self.trainings = Trainings(place, self.store.keep_choice)
 
     @contextlib.contextmanager
     def room_for_body(self, headers: Mapping[str, str]) -> Iterator[None]:

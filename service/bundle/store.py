@@ -47,7 +47,7 @@ class Store:
     one that was used longest ago goes, unless its name is `pinned` or it is answering, and is loaded anew when asked for.
 
     The version that answers for a name is chosen when it is first loaded, and changes by `activate` alone: a folder that
-    appears meanwhile is not served unseen, and after `pin` not at the next start either. Safe to use from several
+    appears meanwhile is not served unseen, and after `keep_choice` not at the next start either. Safe to use from several
     threads; a bundle that was replaced goes when its last lease ends.
     """
 
@@ -94,7 +94,7 @@ class Store:
         before = self._remembered(name)[1]
         return before if before in self.versions(name) else None
 
-    def pin(self, name: str) -> None:
+    def keep_choice(self, name: str) -> None:
         """Keep the present choice, also over a restart, before a version is added that nobody has looked at; for a new name
         the choice is none. Raises BundleRefused when the models folder cannot be written."""
         folder = self.models_dir / name

@@ -53,7 +53,7 @@ def thresholds(
     present = manifest.forms[form].reject_threshold
     advice = advise(reviewed, (present,))
     if apply is not None:
-        store.pin(name)
+        store.keep_choice(name)
         folder = recalibrated(settings.models_dir / name / str(wanted), form, apply, len(reviewed))
         typer.echo(f'{folder} written; put it in service: POST /models/{name}/activate {{"version": {folder.name}}}')
         return

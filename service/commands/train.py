@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.errors import BadRequest
+from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
+from service.trainings.background import NICEST, step_behind
+from service.trainings.progress import ProgressFile, TimeLeft
+from service.types import Thresholds
+
+if TYPE_CHECKING:
+    from service.training.build import BuildSettings
+    from service.training.select import Sample
 
 
 def require_torch() -> None:
@@ -49,6 +57,19 @@ def train(
         typer.Option("--fp16/--no-fp16", help="Make the form that GPUs serve; unset: where there is a GPU."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of splits and training.")] = 0,
+    progress: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file kept up to date: phase, step, loss, curve, seconds left, error; samples/ beside it."
+        ),
+    ] = None,
+    background: Annotated[
+        int | None,
+        typer.Option(min=1, help="Step behind other processes: use at most so many cores, at --nice."),
+    ] = None,
+    nice: Annotated[
+        int, typer.Option(min=0, max=NICEST, help="With --background; 19 takes only what nobody else wants.")
+    ] = NICEST,
 ) -> None:
     """Learn what good parts look like, and write a bundle that `flawscribe serve` answers with.
 
@@ -58,8 +79,10 @@ def train(
 
         flawscribe train --data photos --name tile --group-by 'tile_(\\d+)' --working-size 640
     """
+    if background is not None:
+        step_behind(background, nice)  # first of all: threads that are started later inherit it
     require_torch()
-    from service.training.build import BuildSettings, build  # noqa: PLC0415 - torch is loaded only here
+    from service.training.build import BuildSettings  # noqa: PLC0415 - torch is loaded only here
 
     if not 0 < false_reject_rate < 0.5:
         raise BadRequest(f"--false-reject-rate {false_reject_rate}: must lie between 0 and 0.5")
@@ -87,22 +110,63 @@ def train(
         seed=seed,
     )
     started = time.monotonic()
-    folder = build(settings, lambda text: typer.echo(text, err=True), _Bar())
+    folder = _build(settings) if progress is None else _build_watched(settings, ProgressFile(progress))
     typer.echo(f"{folder} written in {(time.monotonic() - started) / 60:.1f} minutes; look at {folder}/report.html")
+
+
+def _build(settings: BuildSettings) -> Path:
+    from service.training.build import build  # noqa: PLC0415
+
+    return build(settings, _say, _Bar())
+
+
+def _build_watched(settings: BuildSettings, file: ProgressFile) -> Path:
+    """The same with a progress file, which also tells of its end."""
+    from service.training.build import build  # noqa: PLC0415
+
+    def say(text: str) -> None:
+        _say(text)
+        file.say(text)
+
+    try:
+        folder = build(settings, say, file.step, _evaluated(file))
+    except FlawscribeError as error:
+        file.failed(error.detail)
+        raise
+    except Exception as error:
+        file.failed(f"{type(error).__name__}: {error}")
+        raise
+    file.done(folder)
+    return folder
+
+
+def _evaluated(file: ProgressFile) -> Callable[[int, float, Sequence[Sample]], None]:
+    """Draws an evaluation's pictures: heat begins at half the highest score that an untouched one has."""
+    from service.training.report import thumbnail  # noqa: PLC0415
+
+    def evaluated(step: int, score: float, samples: Sequence[Sample]) -> None:
+        highest = max((each.anomaly_map.score for each in samples if not each.flawed), default=0.1)
+        limits = Thresholds(max(highest, 1e-6), max(2 * highest, 2e-6))
+        drawn = [
+            (thumbnail(each.rgb, each.anomaly_map, limits), each.flawed, each.anomaly_map.score) for each in samples
+        ]
+        file.evaluated(step, score, drawn)
+
+    return evaluated
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 class _Bar:
     """One line with step, loss and time left."""
 
     def __init__(self) -> None:
-        self._started: tuple[float, int] | None = None
+        self._left = TimeLeft()
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
-        now = time.monotonic()
-        if self._started is None:
-            self._started = (now, step - 1)
-        began, first = self._started
-        left = (now - began) / (step - first) * (steps - step)
+        left = self._left.after(step, steps)
         typer.echo(f"\rstep {step}/{steps}  loss {loss:.4f}  {left / 60:5.1f} min left ", nl=step == steps, err=True)
 
 

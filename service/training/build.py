@@ -55,7 +55,7 @@ from service.training.recipes import recipe_named
 from service.training.report import Report, write_report
 from service.training.select import Selection
 from service.training.teacher import load_teacher
-from service.training.train import History, Progress, Trainer
+from service.training.train import Evaluated, History, Progress, Trainer
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -91,9 +91,17 @@ class BuildSettings:
     seed: int = 0
 
 
-def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *, obtain: Obtain | None = None) -> Path:
+def build(
+    settings: BuildSettings,
+    say: Say,
+    progress: Progress | None = None,
+    evaluated: Evaluated | None = None,
+    *,
+    obtain: Obtain | None = None,
+) -> Path:
     """Train, export, calibrate and write a bundle; returns its folder. Everything wrong with the input is said first.
 
+    `say` is told what begins, `progress` of every step, `evaluated` of every evaluation.
     `obtain` gets the detector from the trainer and its checkpoint file; by default by training to the end.
 
     Raises BadRequest for unusable input, BundleRefused when ONNX Runtime does not reproduce the network.
@@ -132,7 +140,7 @@ def build(settings: BuildSettings, say: Say, progress: Progress | None = None, *
         seed=settings.seed,
     )
     checkpoint = _checkpoint(_Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
-    detector = trainer.run(checkpoint, progress) if obtain is None else obtain(trainer, checkpoint)
+    detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)
     say("exporting, quantising and calibrating")
     detector = detector.cpu()
     round_to_half(detector)

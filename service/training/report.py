@@ -136,11 +136,16 @@ def _curve(history: History) -> str:
 
 
 def _sample(rgb: NDArray[np.uint8], mapped: AnomalyMap, limits: Thresholds) -> str:
+    data = base64.b64encode(thumbnail(rgb, mapped, limits)).decode()
+    score = mapped.score
+    word = "not ok" if score > limits.reject else "review" if score > limits.review else "ok"
+    return f'<figure><img alt="{word}" src="data:image/jpeg;base64,{data}"><figcaption>{word}, {score:.3f}</figcaption></figure>'
+
+
+def thumbnail(rgb: NDArray[np.uint8], mapped: AnomalyMap, limits: Thresholds) -> bytes:
+    """A small JPEG of a picture uint8 [H,W,3] with its map's heat."""
     image = Image.open(io.BytesIO(overlay_png(rgb, mapped, limits)))
     image.thumbnail((400, 400))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    score = mapped.score
-    word = "not ok" if score > limits.reject else "review" if score > limits.review else "ok"
-    return f'<figure><img alt="{word}" src="data:image/jpeg;base64,{data}"><figcaption>{word}, {score:.3f}</figcaption></figure>'
+    return buffer.getvalue()

@@ -14,19 +14,33 @@ from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.training.flaws import paint_flaw
 from service.training.metrics import auroc
 from service.training.network import Detector
-from service.types import Border, TilePlan, WindowMaps
+from service.types import AnomalyMap, Border, TilePlan, WindowMaps
 
 Runner = Callable[[NDArray[np.uint8]], WindowMaps]
 _Q_A, _Q_B = 0.9, 0.995  # paper section 3.4
+_SHOWN = 2  # normals that people are shown, each as it is and with its first painted flaw
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prepared picture: its plan, windows uint8 [n,256,256,3], and the mask of the flaw painted on it, if any."""
+    """A prepared picture: its plan, windows uint8 [n,256,256,3], and the mask of the flaw painted on it, if any.
+
+    `shown`: the picture itself, uint8 [H,W,3], kept of the few that people are shown while the network learns.
+    """
 
     plan: TilePlan
     windows: NDArray[np.uint8]
     mask: NDArray[np.bool_] | None
+    shown: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture uint8 [H,W,3] that people are shown, its map at the last evaluation, and whether a flaw is painted on it."""
+
+    rgb: NDArray[np.uint8]
+    anomaly_map: AnomalyMap
+    flawed: bool
 
 
 class Selection:
@@ -46,15 +60,17 @@ class Selection:
         self.min_flaw_px = min_flaw_px
         self.border = Border()
         self.examples: list[Example] = []
+        self.samples: list[Sample] = []  # of the last `score`
         for index, rgb in enumerate(pictures):
             plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=global_map)
             room = window_limit - sum(example.plan.windows for example in self.examples)
             if index > 1 and room < plan.windows * (1 + flaws_each):
                 break
-            self.examples.append(Example(plan, prepare(rgb, plan), None))
+            self.examples.append(Example(plan, prepare(rgb, plan), None, rgb if index < _SHOWN else None))
             for flaw in range(flaws_each):
                 painted, mask = paint_flaw(rgb, np.random.default_rng((seed, index, flaw)))
-                self.examples.append(Example(plan, prepare(painted, plan), mask))
+                shown = painted if index < _SHOWN and flaw == 0 else None
+                self.examples.append(Example(plan, prepare(painted, plan), mask, shown))
 
     def score(self, detector: Detector) -> float:
         """Mean of image and pixel AUROC, 0..1, after setting the detector's quantiles, and the border's in `border`, on
@@ -68,6 +84,11 @@ class Selection:
             detector.q_b.copy_(torch.from_numpy(q_b))
         scaled = [_scaled(maps, q_a, q_b) for maps in raw]
         self.border = border_of(scaled, self.examples)
+        self.samples = [
+            Sample(each.shown, picture_map(maps, each.plan, self.min_flaw_px, None, self.border), each.mask is not None)
+            for each, maps in zip(self.examples, scaled, strict=True)
+            if each.shown is not None
+        ]
         return self.separation(scaled)
 
     def separation_of(self, runner: Runner) -> float:

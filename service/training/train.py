@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +18,10 @@ from service.training.features import FeatureBank
 from service.training.network import TEACHER_CHANNELS, Autoencoder, Detector, Pdn, normalise
 from service.training.penalty import PenaltyImages
 from service.training.recipes import Recipe
-from service.training.select import Selection
+from service.training.select import Sample, Selection
 
-Progress = Callable[[int, int, float], None]
+Progress = Callable[[int, int, float], None]  # step, steps, loss
+Evaluated = Callable[[int, float, Sequence[Sample]], None]  # step, selection score, pictures with their maps
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Trainer:
         self.history = History()
         self.best: tuple[float, dict[str, Any]] | None = None
 
-    def run(self, checkpoint: Path, progress: Progress | None = None) -> Detector:
+    def run(self, checkpoint: Path, progress: Progress | None = None, evaluated: Evaluated | None = None) -> Detector:
         """Train from the checkpoint, or from the start, to the end; the checkpoint is renewed at every evaluation."""
         step = self._resume(checkpoint)
         while step < self.end:
@@ -73,6 +74,8 @@ class Trainer:
             if step % self.recipe.evaluate_every == 0 or step == self.end:
                 self._evaluate(step)
                 self._save(checkpoint, step)
+                if evaluated is not None:
+                    evaluated(step, self.history.scores[-1][1], self.selection.samples)
         return self._best()
 
     def best_so_far(self, checkpoint: Path) -> Detector:

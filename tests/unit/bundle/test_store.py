@@ -237,7 +237,7 @@ def test_a_child_process_that_crashes_refuses_the_bundle(tmp_path: Path, monkeyp
 
 
 def test_a_pinned_choice_outlives_a_new_version_and_a_restart(store: Store) -> None:
-    store.pin("probe")
+    store.keep_choice("probe")
     write_bundle(store.models_dir, "probe", 3)
     again = Store(store.models_dir, CPU)
     assert again.versions("probe") == [1, 2, 3]
@@ -245,7 +245,7 @@ def test_a_pinned_choice_outlives_a_new_version_and_a_restart(store: Store) -> N
 
 
 def test_a_new_name_that_was_pinned_answers_once_it_is_activated(store: Store) -> None:
-    store.pin("bracket")
+    store.keep_choice("bracket")
     assert store.names() == ["probe"]
     write_bundle(store.models_dir, "bracket", 1)
     assert store.active_version("bracket") is None
