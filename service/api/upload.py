@@ -55,19 +55,14 @@ async def read_upload(request: Request, part: str, target: Path, limits: UploadL
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
     except ClientDisconnect as error:
         raise BadRequest("the client left before the body had arrived") from error
-    fields: dict[str, str] = {}
-    found = False
-    for name, value in form.multi_items():
-        if not isinstance(value, UploadFile):
-            fields[name] = value
-        elif name == part:
-            found = True
-        else:
-            raise BadRequest(f"part {name!r} has a file; the zip is the part named `{part}`")
-    await form.close()
-    if not found:
-        raise BadRequest(f"no file in the form: send the zip as the part named `{part}`")
-    return fields
+    try:
+        files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
+        if set(files) != {part}:
+            named = f", not {', '.join(map(repr, files))}" if files else ""
+            raise BadRequest(f"send the zip as a file in the form's part named `{part}`{named}")
+        return {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    finally:
+        await form.close()
 
 
 async def _bounded(request: Request, limits: UploadLimits) -> AsyncGenerator[bytes, None]:
