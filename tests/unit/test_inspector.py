@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import math
 import threading
 import time
@@ -14,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from service import inspector as inspector_module
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.captions.descriptor import FIGURES
 from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloaded, TooLarge, UnreadableImage
@@ -59,6 +62,12 @@ def flawed(level: int) -> np.ndarray:
     picture = grey_picture(level=255)
     picture[60:100, 120:160] = level
     return picture
+
+
+def jpeg(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def value(inspector: Inspector, name: str, **labels: str) -> float | None:
@@ -157,11 +166,11 @@ def test_the_caller_s_threshold_takes_the_place_of_the_model_s(make: Made, probe
 def test_room_is_taken_before_decoding(make: Made, probe: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     inspector = make(queue_windows=2)
 
-    def decode(*_: object) -> None:
+    def decode(*_: object, **__: object) -> None:
         raise AssertionError("decoded without room in the queue")
 
     monkeypatch.setattr("service.inspector.decode", decode)
-    with inspector.batcher.reserve(2), pytest.raises(Overloaded) as refused:
+    with inspector.batcher.reserve(2, probe.session), pytest.raises(Overloaded) as refused:
         inspect(inspector, probe, flawed(0))
     assert refused.value.retry_after
 
@@ -329,3 +338,47 @@ def test_descriptors_come_when_asked_for_one_a_region(make: Made, probe: Bundle)
     untouched = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
     assert untouched.descriptors is not None
     assert untouched.descriptors.shape == (0, 384 + FIGURES)
+
+
+def scaled(bundle: Bundle) -> Bundle:
+    """The same model, had it been trained on JPEGs that are decoded at a smaller scale."""
+    recipe = bundle.manifest.prepare.model_copy(update={"jpeg": "scaled"})
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"prepare": recipe}))
+
+
+def test_a_jpeg_is_decoded_no_finer_than_needed_and_whole_only_when_asked_for(
+    make: Made, probe: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = np.repeat(np.repeat(flawed(20), 4, axis=0), 4, axis=1)
+    data = jpeg(picture)
+    scales: list[int] = []
+    original = inspector_module.decode
+
+    def decode(*arguments: Any, jpeg_scale: int = 1) -> np.ndarray:
+        scales.append(jpeg_scale)
+        return original(*arguments, jpeg_scale=jpeg_scale)
+
+    monkeypatch.setattr(inspector_module, "decode", decode)
+    inspector = make()
+    small = inspect(inspector, scaled(probe), Picture(data))
+    assert scales == [4]
+    whole = inspect(inspector, probe, Picture(data))
+    assert small.verdict.score == pytest.approx(whole.verdict.score, abs=0.02)
+    assert small.verdict.regions[0].box == whole.verdict.regions[0].box  # in px of the picture as displayed
+    assert small.size == (896, 896)
+    scales.clear()
+    np.testing.assert_array_equal(small.rgb, whole.rgb)
+    assert small.rgb is small.rgb  # decoded once
+    assert scales == [1]
+    raw = inspect(inspector, scaled(probe), Picture(picture.tobytes(), raw=picture))
+    assert raw.rgb is picture
+    assert inspect(inspector, scaled(probe), picture).rgb.shape == picture.shape  # a PNG is decoded whole
+
+
+def test_descriptors_of_a_scaled_jpeg_are_of_the_whole_picture(make: Made, probe: Bundle) -> None:
+    data = jpeg(np.repeat(np.repeat(flawed(20), 4, axis=0), 4, axis=1))
+    inspector = make()
+    small, whole = (inspect(inspector, bundle, Picture(data), descriptors=True) for bundle in (scaled(probe), probe))
+    assert small.descriptors is not None
+    assert whole.descriptors is not None
+    np.testing.assert_allclose(small.descriptors[:, -FIGURES:], whole.descriptors[:, -FIGURES:], atol=0.05)

@@ -329,3 +329,31 @@ def test_damage_never_raises_anything_unexpected(noise: bytes, format: str, plac
         return
     assert got.dtype == np.uint8
     assert got.shape == (header.height, header.width, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_at_a_fraction_of_its_size(scale: int, orientation: int) -> None:
+    smooth = np.asarray(Image.fromarray(SCENE[:5, :8]).resize((64, 40), Image.Resampling.BICUBIC))
+    data = encoded(Image.fromarray(smooth), "JPEG", quality=95, exif=exif_of(orientation))
+    whole, small = decode(data, LIMIT), decode(data, LIMIT, jpeg_scale=scale)
+    assert small.shape == (whole.shape[0] // scale, whole.shape[1] // scale, 3)
+    averaged = whole.reshape(small.shape[0], scale, small.shape[1], scale, 3).mean(axis=(1, 3))
+    assert np.abs(small - averaged).mean() < 6  # the same picture, the same way up
+
+
+def test_other_formats_are_decoded_whole() -> None:
+    for kind in ("PNG", "BMP", "TIFF", "WEBP"):
+        data = encoded(Image.fromarray(SCENE), kind)
+        np.testing.assert_array_equal(decode(data, LIMIT, jpeg_scale=8), decode(data, LIMIT))
+
+
+def test_a_scale_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="60x40"):
+        decode(encoded(Image.fromarray(SCENE), "JPEG"), LIMIT, jpeg_scale=8)
+
+
+def test_a_jpeg_cut_short_is_unreadable_at_any_scale() -> None:
+    data = encoded(Image.fromarray(np.tile(SCENE, (8, 8, 1))), "JPEG")
+    with pytest.raises(UnreadableImage):
+        decode(data[: len(data) // 2], LIMIT, jpeg_scale=4)

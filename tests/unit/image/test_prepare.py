@@ -14,6 +14,7 @@ from service.image.prepare import (
     STRIDE,
     WINDOW,
     PrepareRecipe,
+    jpeg_scale,
     plan_tiles,
     prepare,
     resize,
@@ -87,3 +88,41 @@ def test_a_picture_of_another_size_than_planned_is_refused() -> None:
 def test_an_empty_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pixel"):
         plan_tiles(0, 10, PrepareRecipe(value=224), global_map=False)
+
+
+@given(width=st.integers(1, 300), height=st.integers(1, 300), s=st.sampled_from([1, 2, 4, 8]), value=st.floats(32, 900))
+def test_a_scaled_jpeg_has_the_windows_of_the_whole_picture(width: int, height: int, s: int, value: float) -> None:
+    """At every scale that is chosen, so that cells, regions and masks lie where they would."""
+    recipe = PrepareRecipe(value=value, jpeg="scaled")
+    scale = jpeg_scale(width * s, height * s, recipe)
+    small = width * s // scale, height * s // scale
+    assert (small[0] * scale, small[1] * scale) == (width * s, height * s)
+    assert working_size(*small, recipe) == working_size(width * s, height * s, recipe)
+    assert scale == 1 or max(small) >= max(working_size(*small, recipe))
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "scale"),
+    [
+        ((1280, 720), 448, 2),
+        ((1280, 720), 300, 4),
+        ((1280, 720), 1000, 1),
+        ((2448, 2048), 448, 4),
+        ((4000, 3000), 448, 8),
+        ((1281, 720), 448, 1),
+        ((448, 448), 448, 1),
+    ],
+)
+def test_the_smallest_decoding_that_the_working_resolution_allows(
+    size: tuple[int, int], value: float, scale: int
+) -> None:
+    assert jpeg_scale(*size, PrepareRecipe(value=value, jpeg="scaled")) == scale
+    assert jpeg_scale(*size, PrepareRecipe(value=value)) == 1  # a model from before decodes whole
+
+
+def test_prepare_takes_a_scaled_decoding_and_nothing_else() -> None:
+    plan = plan_tiles(640, 360, PrepareRecipe(value=224, jpeg="scaled"), global_map=False)
+    assert prepare(np.full((180, 320, 3), 7, np.uint8), plan).shape == (1, WINDOW, WINDOW, 3)
+    for shape in ((120, 213, 3), (181, 320, 3), (360, 320, 3)):
+        with pytest.raises(ValueError, match="plan is for 360x640"):
+            prepare(np.zeros(shape, np.uint8), plan)

@@ -190,3 +190,22 @@ def test_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
         assert done.returncode == 2, arguments
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_jpegs_are_served_at_the_scale_they_were_learned_at(settings: BuildSettings, tmp_path: Path) -> None:
+    from service.training.data import split_folder
+
+    data = tmp_path / "photos"
+    data.mkdir()
+    for k in range(10):
+        Image.fromarray(part(k)).resize((400, 300)).save(data / f"{k}.jpg", quality=92)
+    own = replace(settings, data=data, name="photo", roi=None, min_flaw_px=12.0, runs_dir=tmp_path / "runs")
+    folder = build(own, lambda _: None)
+    manifest = verify(folder).manifest
+    assert manifest.prepare.jpeg == "scaled"
+    assert manifest.min_flaw_px == 12
+    assert manifest.quality_gate.min_pixels == pytest.approx(0.2 * 400 * 300)
+    bundle = load_bundle(folder, EngineOptions(precision="float32", provider="cpu"))  # its golden pictures are met
+    files = [image.path for image in split_folder(data).calibration]
+    scores = sorted(bundle.anomaly_map_of_file(file.read_bytes(), 10**7).score for file in files)
+    np.testing.assert_allclose(scores, bundle.form.calibration_scores, rtol=1e-4)

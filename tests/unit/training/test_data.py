@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from service.errors import BadRequest
-from service.training.data import choose_recipe, split_folder
+from service.training.data import choose_recipe, decoding_scale, load_pictures, split_folder
 
 RNG = np.random.default_rng(0)
 
@@ -82,3 +82,28 @@ def test_the_working_size_fits_the_pictures(
         write(tmp_path / f"{k}.png", size)
     recipe = choose_recipe(split_folder(tmp_path).train, asked)
     assert (recipe.rule, recipe.value) == ("long_side", expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "suffix", "expected"),
+    [
+        ([(1280, 720)], "jpg", "scaled"),
+        ([(1280, 720)], "png", "full"),
+        ([(1281, 720)], "jpg", "full"),
+        ([(1280, 720), (1288, 720)], "jpg", "scaled"),
+        ([(1280, 720), (2560, 1440)], "jpg", "full"),  # at 1/2 and 1/4: their pixels would not mean the same
+        ([(400, 300)], "jpg", "full"),
+    ],
+)
+def test_jpegs_are_decoded_at_one_scale_or_whole(
+    tmp_path: Path, sizes: list[tuple[int, int]], suffix: str, expected: str
+) -> None:
+    for k in range(10):
+        write(tmp_path / f"{k}.{suffix}", sizes[k % len(sizes)])
+    splits = split_folder(tmp_path)
+    images = (*splits.train, *splits.validation, *splits.calibration)
+    recipe = choose_recipe(images, None)
+    assert recipe.jpeg == expected
+    scale = decoding_scale(images, recipe)
+    assert scale == (2 if expected == "scaled" else 1)
+    assert load_pictures(splits.train, scale)[0].shape[1] == splits.train[0].width // scale
