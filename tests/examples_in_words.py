@@ -22,12 +22,12 @@ from tests.llm_server import LlmServer, completion, entry
 from tests.networks import png
 
 SAID = {
-    None: "",
-    "black_thread": "Foreign black thread is present on the fabric.",
-    "blue_stain": "Blue stain spreads over a dot.",
-    "red_spot": "Small red spot is visible on the fabric.",
-    "needle": "Thin metal needle lies on the fabric.",
-    "green_mark": "Green mark is drawn across the dots.",
+    None: ("", ""),
+    "black_thread": ("Foreign black thread is present on the fabric.", "Brush it off and look again."),
+    "blue_stain": ("Blue stain spreads over a dot.", "Check the printing head for leaks."),
+    "red_spot": ("Small red spot is visible on the fabric.", "Cut the piece out."),
+    "needle": ("Thin metal needle lies on the fabric.", "Stop the line and find every piece."),
+    "green_mark": ("Green mark is drawn across the dots.", "Wash it out."),
 }
 WIDTH, HEIGHT, TEXT = 400, 225, 520
 
@@ -50,9 +50,10 @@ def main() -> None:
                 llm_model="scripted",
             ) as talking,
         ):
-            for index, (flaw, sentence) in enumerate(SAID.items()):
+            for index, (flaw, (sentence, action)) in enumerate(SAID.items()):
                 rgb = render("polka-dot", np.random.default_rng(100 + index), flaw).image
-                entries = [entry(label=flaw, description=sentence) | {"region": number} for number in range(1, 9)]
+                told = entry(label=flaw, description=sentence, action=action)
+                entries = [told | {"region": number} for number in range(1, 9)]
                 llm.script(completion(json.dumps({"picture": entries[0], "regions": entries})))
                 answers = [
                     service.client.post(

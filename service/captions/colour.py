@@ -16,12 +16,14 @@ _HUES = (
     (50, "red"),
     (75, "orange"),
     (110, "yellow"),
-    (170, "green"),
+    (180, "green"),
     (220, "cyan"),
     (305, "blue"),
     (340, "purple"),
 )
 _COLOURFUL = 12.0  # chroma from which a hue is seen
+_TINGED = 8.0  # chroma from which it is, among surroundings of about the opposite hue
+_SAME_HUE = 0.866  # cosine of 30 degrees
 _SEEN = 3.0  # difference in lightness that is seen at a glance
 
 
@@ -44,7 +46,9 @@ def colour_word(flaw: Lab, around: Lab) -> str:
     hue_apart = float(np.hypot(*(flaw[1:] - around[1:])))
     chroma, chroma_around = float(np.hypot(*flaw[1:])), float(np.hypot(*around[1:]))
     if hue_apart >= max(10.0, 0.35 * abs(lighter)):
-        if chroma >= _COLOURFUL and not (chroma_around >= _COLOURFUL and _same_hue(flaw, around)):
+        if chroma >= _COLOURFUL and not (chroma_around >= _COLOURFUL and _hue_cosine(flaw, around) > _SAME_HUE):
+            return hue_word(flaw)
+        if min(chroma, chroma_around) >= _TINGED and _hue_cosine(flaw, around) < 0:
             return hue_word(flaw)
         if chroma < _COLOURFUL <= chroma_around and abs(lighter) < 25:
             return "grey"
@@ -53,10 +57,9 @@ def colour_word(flaw: Lab, around: Lab) -> str:
     return "bright" if lighter > 0 else "dark"
 
 
-def _same_hue(one: Lab, other: Lab) -> bool:
-    """Whether two colourful colours are less than 30 degrees of hue apart."""
-    cosine = float(one[1:] @ other[1:]) / float(np.hypot(*one[1:]) * np.hypot(*other[1:]))
-    return cosine > 0.866
+def _hue_cosine(one: Lab, other: Lab) -> float:
+    """1 for colourful colours of the same hue, -1 for opposite ones."""
+    return float(one[1:] @ other[1:]) / float(np.hypot(*one[1:]) * np.hypot(*other[1:]))
 
 
 def hue_word(colour: Lab) -> str:

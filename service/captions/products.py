@@ -23,7 +23,7 @@ RESERVED = frozenset({UNKNOWN, "normal", "ok", "none"})  # words that say someth
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400, pattern=r"^[^\r\n\t]*$")]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60, pattern=r"^[^\r\n\t]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Shape = Literal["spot", "line", "blotch", "edge"]
+Shape = Literal["spot", "line", "straight line", "curved line", "blotch", "edge"]  # "line": any of the three
 Colour = Literal[
     "dark", "bright", "grey", "red", "orange", "brown", "yellow", "green", "cyan", "blue", "purple", "pink"
 ]

@@ -19,6 +19,7 @@ NORMAL = "normal"
 THIS_IS_NORMAL = "This is normal"
 LOOK_AT_IT = "Look at the part and record a review."
 _LINE_FROM = 3.5  # elongation
+_STRAIGHT, _CURVED = 1 / 8, 1 / 5  # breadth over length up to which, and from which, a line is told to be so
 _SPOT_UP_TO = 0.01  # share of the picture
 
 
@@ -66,7 +67,7 @@ def classify_picture(verdict: Verdict, regions: Sequence[Classification]) -> Cla
     "This is normal" exactly when the verdict is `ok`.
     """
     if verdict.decision is Decision.OK:
-        return Classification(NORMAL, THIS_IS_NORMAL, Severity.NONE)
+        return Classification(NORMAL, THIS_IS_NORMAL, Severity.NONE, recommended_action="Nothing to do.")
     if verdict.decision is Decision.UNDECIDABLE:
         why = "; ".join(verdict.reasons) or "no reason given"
         return Classification(
@@ -92,9 +93,11 @@ def classify_picture(verdict: Verdict, regions: Sequence[Classification]) -> Cla
 
 
 def shape_word(found: Figures, share: float) -> str:
-    """ "edge" along the picture's border, "line", "spot", or "blotch" (a large spot)."""
+    """ "edge" along the picture's border, "line" ("straight line" or "curved line" where clearly so), "spot", or "blotch" (a large
+    spot)."""
     if found.elongation >= _LINE_FROM or (found.fill < 0.2 and found.length > 3 * found.area / found.length):
-        return "line"
+        slender = found.breadth / found.length
+        return "straight line" if slender <= _STRAIGHT else "curved line" if slender >= _CURVED else "line"
     if found.border >= 0.5:
         return "edge"
     return "spot" if share <= _SPOT_UP_TO else "blotch"
@@ -106,7 +109,7 @@ def guess_label(card: ProductCard, shape: str, colour: str) -> str:
         flaw.label
         for flaw in card.flaws
         if flaw.looks is not None
-        and (not flaw.looks.shapes or shape in flaw.looks.shapes)
+        and (not flaw.looks.shapes or not {shape, shape.rpartition(" ")[2]}.isdisjoint(flaw.looks.shapes))
         and (not flaw.looks.colours or colour in flaw.looks.colours)
     ]
     return fitting[0] if len(fitting) == 1 else UNKNOWN
@@ -144,7 +147,7 @@ def _sentence(shape: str, colour: str, place: str, found: Figures, scale: float 
     if shape == "edge":
         start = f"{colour} flaw at the edge, {place}"
     else:
-        preposition = "across" if shape == "line" else _preposition(place)
+        preposition = "across" if shape.endswith("line") else _preposition(place)
         start = f"{colour or 'faint'} {shape} {preposition} the {place}"
     text = f"{start.strip()}, {_extent(shape, found, scale)}"
     return text[0].upper() + text[1:]
@@ -155,7 +158,7 @@ def _preposition(place: str) -> str:
 
 
 def _extent(shape: str, found: Figures, scale: float | None) -> str:
-    word = "long" if shape in ("line", "edge") else "across"
+    word = "long" if shape.endswith("line") or shape == "edge" else "across"
     return f"{_length(found.length, scale)} {word}"
 
 

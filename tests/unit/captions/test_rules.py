@@ -71,7 +71,7 @@ def painted(colour: tuple[int, int, int], place: tuple[slice, slice]) -> tuple[N
 
 def test_a_thin_dark_line_is_measured_inside_its_coarse_region() -> None:
     found = classify(*painted((20, 20, 20), np.s_[30:33, 10:90]), mm_per_pixel=0.5)
-    assert found.description == "Dark line across the upper left, 40 mm long"
+    assert found.description == "Dark straight line across the upper left, 40 mm long"
     assert found.attributes.size.startswith("80 px (40 mm) x 3 px (1.5 mm), ")
     assert found.attributes.colour == "dark, strong contrast"
     assert found.attributes.margin == "2.0 x the threshold"
@@ -106,7 +106,7 @@ def test_colour_words(colour: tuple[int, int, int], word: str) -> None:
 def test_a_darker_scratch_in_red_paint_is_dark_not_red() -> None:
     rgb, mask = painted((110, 15, 15), np.s_[100:104, 100:200])
     rgb[rgb[..., 1] > 100] = (170, 25, 25)
-    assert classify(rgb, mask).description.startswith("Dark line")
+    assert classify(rgb, mask).description.startswith("Dark straight line")
 
 
 @pytest.mark.parametrize(
@@ -114,23 +114,44 @@ def test_a_darker_scratch_in_red_paint_is_dark_not_red() -> None:
     [
         (np.s_[100:160, 100:170], "blotch"),
         (np.s_[110:120, 110:122], "spot"),
-        (np.s_[100:104, 50:150], "line"),
+        (np.s_[100:104, 50:150], "straight line"),
+        (np.s_[100:116, 50:150], "line"),
         (np.s_[0:30, 100:150], "edge"),
-        (np.s_[0:3, 100:200], "line"),
+        (np.s_[0:3, 100:200], "straight line"),
     ],
 )
 def test_shape_words(place: tuple[slice, slice], shape: str) -> None:
     assert classify(*painted((30, 30, 30), place)).attributes.shape == shape
 
 
-def test_a_curved_thread_is_a_line() -> None:
+def test_a_curved_thread_is_a_curved_line() -> None:
     rows, columns = np.mgrid[:240, :300]
     from_centre = np.hypot(rows - 120, columns - 150)
     ring = (abs(from_centre - 50) < 2) & (columns > 150)
     rgb = cloth()
     rgb[ring] = 30
     mask = (abs(from_centre - 50) < 9) & (columns > 144)
-    assert classify(rgb, mask).attributes.shape == "line"
+    found = classify(rgb, mask)
+    assert found.attributes.shape == "curved line"
+    assert found.description == "Dark curved line across the centre, 103 px long"
+
+
+def test_a_dull_red_spot_on_blue_cloth_is_red_not_grey() -> None:
+    rgb = np.full((240, 300, 3), (110, 142, 152), np.uint8)  # L*a*b* 57, -8, -9, as the fabric's
+    rgb[110:124, 140:154] = (118, 94, 104)
+    mask = np.zeros(rgb.shape[:2], bool)
+    mask[106:128, 136:158] = True
+    assert classify(rgb, mask).description == "Red spot in the centre, 14 px across"
+
+
+@pytest.mark.parametrize(("shapes", "named"), [(["line"], True), (["straight line"], True), (["curved line"], False)])
+def test_a_card_may_mean_any_line_or_one_kind(shapes: list[str], named: bool) -> None:
+    flaw = {"label": "hair", "words": "dark", "looks": {"shapes": shapes, "colours": ["dark"]}}
+    card = ProductCard.model_validate({"product": "cloth", "name": "cloth", "flaws": [flaw]})
+    rgb, mask = painted((20, 20, 20), np.s_[30:33, 10:90])
+    region = region_of(mask)
+    found = classify_by_rules(card, rgb, region, mask, verdict_of(region))
+    assert (found.label == "hair") is named
 
 
 @given(x=st.floats(0, 999.99), y=st.floats(0, 499.99))
