@@ -71,9 +71,14 @@ class Settings(BaseSettings):
     training_data_dir: Path | None = Field(
         None, description="Folder below which a training may name server folders of pictures; unset: uploads only."
     )
-    training_cores: int = Field(0, ge=0, description="Cores that a training may use; 0: half of them.")
-    training_nice: int = Field(
-        19, ge=0, le=19, description="Niceness of a training; 19 takes only what nobody else wants, 0 shares evenly."
+    background_cores: int = Field(
+        0, ge=0, description="Cores that a training or a shadow run may use; 0: half of them."
+    )
+    background_nice: int = Field(
+        19,
+        ge=0,
+        le=19,
+        description="Niceness of trainings and shadow runs; 19 takes only what nobody else wants, 0 shares evenly.",
     )
     training_upload_mb: float = Field(4096.0, gt=0, description="Largest zip of training pictures, in MiB.")
     products_dir: Path = Field(Path("deploy/products"), description="Folder of product cards, `<product>.yaml`.")

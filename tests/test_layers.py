@@ -17,11 +17,15 @@ BELOW: dict[str, set[str]] = {
     "samples": GROUND | {"image"},
     "inspector": GROUND | {"image"} | MIDDLE,
     "console": GROUND,
-    "trainings": GROUND | {"image"} | MIDDLE,
-    "api": GROUND | {"image", "inspector", "console", "trainings"} | MIDDLE,
+    "background": GROUND,
+    "trainings": GROUND | {"background"} | MIDDLE,
+    "shadow": GROUND | {"background", "inspector"} | MIDDLE,
+    "api": GROUND | {"image", "inspector", "console", "trainings", "shadow"} | MIDDLE,
     "training": GROUND | {"image", "inspector", "samples"} | MIDDLE,
     "bench": GROUND | {"image", "inspector", "samples", "api", "training"} | MIDDLE,
-    "commands": GROUND | {"image", "inspector", "samples", "api", "training", "trainings", "bench"} | MIDDLE,
+    "commands": GROUND
+    | {"image", "inspector", "samples", "api", "training", "trainings", "background", "bench"}
+    | MIDDLE,
     "cli": GROUND | {"commands"},
     "__main__": {"cli"},
 }

@@ -77,9 +77,9 @@ class ServiceState:
         self.sessions = Sessions(self.keys)
         self.events = Events(self.metrics)
         settings = self.settings
-        cores = settings.training_cores or max(1, available_cores() // 2)
+        cores = settings.background_cores or max(1, available_cores() // 2)
         place = Place(
-            settings.trainings_dir, settings.models_dir, settings.training_data_dir, cores, settings.training_nice
+            settings.trainings_dir, settings.models_dir, settings.training_data_dir, cores, settings.background_nice
         )
         self.trainings = Trainings(place, self.store.keep_choice)
 

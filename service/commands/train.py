@@ -12,7 +12,7 @@ import typer
 
 from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
-from service.trainings.background import NICEST, step_behind
+from service.background import NICEST, step_behind
 from service.trainings.progress import ProgressFile, TimeLeft
 from service.types import Thresholds
 

@@ -164,3 +164,63 @@ llm_spend = sa.Table(  # what the LLM cost on a UTC day, all services together
     sa.Column("calls", sa.BigInteger, nullable=False),
     sa.Column("tokens", sa.BigInteger, nullable=False),
 )
+
+masters = sa.Table(  # pictures of known parts, by which a model is checked every day
+    "masters",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    _text("model_name"),
+    sa.Column("added_at", UtcTime, nullable=False),
+    _text("who"),
+    _text("name"),
+    sa.Column("expected", sa.String(16), nullable=False),
+    sa.Column("image_sha256", sa.String(64), nullable=False),
+    sa.Index("masters_by_model", "model_name", "added_at"),
+)
+
+checks = sa.Table(
+    "checks",
+    metadata,
+    sa.Column("id", Serial, primary_key=True, autoincrement=True),
+    _text("model_name"),
+    sa.Column("model_version", sa.Integer, nullable=False),
+    _text("precision"),
+    sa.Column("at", UtcTime, nullable=False),
+    _text("who"),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("results", Json, nullable=False),  # one a master
+    sa.Index("checks_by_model", "model_name", "id"),
+    sqlite_autoincrement=True,
+)
+
+shadows = sa.Table(  # a candidate version that judged the same pictures as the active one
+    "shadows",
+    metadata,
+    sa.Column("id", Serial, primary_key=True, autoincrement=True),
+    _text("model_name"),
+    sa.Column("active_version", sa.Integer, nullable=False),
+    sa.Column("candidate_version", sa.Integer, nullable=False),
+    sa.Column("started_at", UtcTime, nullable=False),
+    _text("who"),
+    sa.Column("stopped_at", UtcTime),  # null while it runs, over restarts too
+    _text("reason"),
+    sa.Index("shadows_by_model", "model_name", "id"),
+    sqlite_autoincrement=True,
+)
+
+shadow_results = sa.Table(
+    "shadow_results",
+    metadata,
+    sa.Column("id", Serial, primary_key=True, autoincrement=True),
+    sa.Column("shadow_id", Serial, sa.ForeignKey("shadows.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("inspection_id", _Id, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("active_verdict", sa.String(16), nullable=False),
+    sa.Column("active_score", sa.Double),
+    sa.Column("active_reject", sa.Double, nullable=False),
+    sa.Column("candidate_verdict", sa.String(16), nullable=False),
+    sa.Column("candidate_score", sa.Double),
+    sa.Column("candidate_reject", sa.Double, nullable=False),
+    sa.Index("shadow_results_by_shadow", "shadow_id", "id"),
+    sqlite_autoincrement=True,
+)

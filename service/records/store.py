@@ -19,10 +19,12 @@ from service.records.database import open_database
 from service.records.entities import AuditEntry, Caption, DailySpend, Record, Review, StoredCase
 from service.records.idempotency import IdempotencyKeys
 from service.records.inspections import Inspections, insert_caption, insert_record
+from service.records.masters import Masters
 from service.records.parts import PartVerdict, part_verdict
 from service.records.pictures import Pictures
 from service.records.retention import Keep, Retention
 from service.records.reviews import ReviewOutcome, ReviewWork, read_accepted
+from service.records.shadows import Shadows
 from service.records.spend import add_spend, read_spend
 from service.records.writer import Work, Writer
 
@@ -53,6 +55,8 @@ class Records:
         self.inspections = Inspections(self.database)
         self.keys = IdempotencyKeys(self.writer, keep=options.keep_answers, now=now)
         self.retention = Retention(self.database, self.writer, self.pictures, options.keep, now=now)
+        self.masters = Masters(self.database, self.writer, Pictures(options.folder / "masters"), now)
+        self.shadows = Shadows(self.database, self.writer, now)
         self._accepted = read_accepted(self.database)
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.errors import Conflict, InvalidParameter, NoSuchTraining, NotInstalled
 from service.trainings import process
 from service.trainings.archive import ArchiveLimits, Unpacked, unpack
-from service.trainings.background import NICEST
+from service.background import NICEST
 from service.trainings.order import Order
 from service.trainings.progress import Progress, read_progress
 

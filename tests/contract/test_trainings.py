@@ -46,8 +46,8 @@ def place(tmp_path: Path) -> dict[str, Any]:
         "models_dir": tmp_path / "models",
         "trainings_dir": tmp_path / "trainings",
         "training_data_dir": tmp_path / "photos",
-        "training_nice": 0,  # at 19 it would wait for whatever else the machine does
-        "training_cores": 2,
+        "background_nice": 0,  # at 19 it would wait for whatever else the machine does
+        "background_cores": 2,
     }
 
 
