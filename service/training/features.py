@@ -26,6 +26,7 @@ from service.image.prepare import (
 from service.training.network import Pdn, normalise
 
 _CACHE_BYTES = 4_000_000_000
+_GRAIN = 128  # px
 _BORDERED = 0.25  # share of windows that get a border where the picture has none
 
 
@@ -53,7 +54,7 @@ class FeatureBank:
             features = None
             size = canvas.shape[0] * canvas.shape[1] // STRIDE**2 * teacher.out_channels * 2
             if size < room:
-                features = self._teach(torch.from_numpy(canvas[None]))[0].half().cpu()
+                features = self._teach_canvas(canvas).half().cpu()
                 room -= size
             self.canvases.append(Canvas(canvas, prepare(rgb, plan)[-1], features))
 
@@ -96,6 +97,17 @@ class FeatureBank:
         chosen = [self.canvases[int(rng.integers(len(self.canvases)))].whole for _ in range(count)]
         images = torch.stack([torch.from_numpy(photometric(whole, rng)) for whole in chosen]).to(self.device)
         return images, self._teach(images)
+
+    def _teach_canvas(self, canvas: NDArray[np.uint8]) -> Tensor:
+        """Raw teacher features float32 [384,h/4-8,w/4-8] of one canvas.
+
+        Widened below and to the right to a multiple of _GRAIN, whose cells are cut off again: pictures of many sizes would
+        else each cost oneDNN, and cuDNN, a plan and memory of its own.
+        """
+        rows, columns = ((side - CONTEXT * 2) // STRIDE for side in canvas.shape[:2])
+        spare = [(-side) % _GRAIN for side in canvas.shape[:2]]
+        wide = np.pad(canvas, ((0, spare[0]), (0, spare[1]), (0, 0)), mode="edge")
+        return self._teach(torch.from_numpy(wide[None]))[0, :, :rows, :columns]
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Tensor:
