@@ -87,6 +87,18 @@ class Metrics:
         )
         self.drift_psi = Gauge("flawscribe_drift_psi", "Their population stability index", ["model"], registry=registry)
         self.captions = Counter("flawscribe_captions", "Flaws put into words", ["source"], registry=registry)
+        self.shadow_images = Counter(
+            "flawscribe_shadow_images",
+            "Pictures offered to a version in shadow: compared, disagreed, dropped or failed",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.check_passed = Gauge(
+            "flawscribe_check_passed", "Whether all master parts got their verdicts", ["model"], registry=registry
+        )
+        self.check_time = Gauge(
+            "flawscribe_check_timestamp_seconds", "When master parts were last checked", ["model"], registry=registry
+        )
         self.training_running = Gauge("flawscribe_training_running", "Whether a training runs", registry=registry)
         self.ready = Gauge("flawscribe_ready", "Whether requests are taken, as /readyz says", registry=registry)
         self.models_bytes = Gauge("flawscribe_models_bytes", "Memory of the loaded models, about", registry=registry)

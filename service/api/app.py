@@ -21,15 +21,19 @@ from service.api import (
     health,
     inspections,
     login,
+    masters,
     memory,
+    model_figures,
     models,
     problems,
     reports,
+    shadows,
     trainings,
 )
 from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.loop import watch_lag
+from service.api.masters import show_last_checks
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
@@ -101,7 +105,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = state
     problems.install(app)
-    for part in (detect, classify, inspections, reports, models, trainings, health, docs, login, event_stream, memory):
+    pages = (health, docs, login, event_stream, memory)
+    for part in (detect, classify, inspections, reports, models, model_figures, masters, shadows, trainings, *pages):
         app.include_router(part.router)
     app.include_router(make_router(login.viewer_of))
     app.add_middleware(Frame, state=state)
@@ -125,6 +130,7 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
             await state.llm.close()
         await asyncio.to_thread(state.inspector.close)
         await asyncio.to_thread(state.trainings.close)
+        await asyncio.to_thread(state.shadows.close)
         if state.records is not None:
             await asyncio.to_thread(state.records.close)
 
@@ -168,6 +174,8 @@ def _open_records(state: ServiceState) -> None:
     if state.llm is not None:
         state.llm.budget.keep_in(records)
     state.records, state.captioner = records, captioner
+    state.shadows.restore(records)
+    show_last_checks(state)
 
 
 def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:

@@ -1,4 +1,4 @@
-"""GET /models, GET /models/{name}, POST /models/{name}/activate."""
+"""GET /models, GET /models/{name}; which version is in service: POST /models/{name}/activate and /rollback."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 
 from service.api import schemas
-from service.api.state import require
+from service.api.state import ServiceState, require
 from service.api.wire import read_body
 from service.bundle.manifest import Manifest
 from service.bundle.store import Store
-from service.errors import BundleRefused, InvalidParameter
+from service.errors import BundleRefused, Conflict, InvalidParameter
 
 
 def no_query(request: Request) -> None:
@@ -74,9 +74,24 @@ async def activate(request: Request, name: str) -> schemas.ModelDetail:
         wanted = schemas.Activation.model_validate_json(body)
     except ValidationError as error:
         raise InvalidParameter(f'the body must be {{"version": N}}: {error.errors()[0]["msg"]}') from error
+    return await _put_in_service(request, state, name, wanted.version)
+
+
+@router.post("/models/{name}/rollback", summary="Put the version before back in service")
+async def roll_back(request: Request, name: str) -> schemas.ModelDetail:
+    """The one that was in service before the active one; 409 where there is none. Again: the other way round."""
+    state = require(request, "admin")
+    before = state.store.previous_version(name)
+    if before is None:
+        raise Conflict(f"no version of {name} was in service before the active one")
+    return await _put_in_service(request, state, name, before)
+
+
+async def _put_in_service(request: Request, state: ServiceState, name: str, version: int) -> schemas.ModelDetail:
     before = state.store.active_version(name)
-    state.describe(await asyncio.to_thread(state.store.activate, name, wanted.version))
-    await state.note_model_change(request, name, {"activated": wanted.version, "before": before})
+    state.describe(await asyncio.to_thread(state.store.activate, name, version))
+    await asyncio.to_thread(state.shadows.model_changed, state.records, name, version)
+    await state.note_model_change(request, name, {"activated": version, "before": before})
     return await asyncio.to_thread(show_model, request, name)
 
 

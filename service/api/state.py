@@ -25,6 +25,7 @@ from service.inspector import Inspector
 from service.metrics import Metrics
 from service.records.store import Records
 from service.settings import Settings
+from service.shadow.runner import ShadowOptions, Shadows
 from service.trainings.supervisor import Place, Trainings
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ServiceState:
     sessions: Sessions = field(init=False)
     events: Events = field(init=False)
     trainings: Trainings = field(init=False)
+    shadows: Shadows = field(init=False)
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
     def __post_init__(self) -> None:
@@ -82,6 +84,9 @@ class ServiceState:
             settings.trainings_dir, settings.models_dir, settings.training_data_dir, cores, settings.background_nice
         )
         self.trainings = Trainings(place, self.store.keep_choice)
+        largest = int(settings.max_megapixels * 1_000_000)
+        options = ShadowOptions(settings.models_dir, cores, settings.background_nice, largest)
+        self.shadows = Shadows(options, self.metrics)
 
     @contextlib.contextmanager
     def room_for_body(self, headers: Mapping[str, str]) -> Iterator[None]:

@@ -1,0 +1,1 @@
+"""A candidate version beside the active one, on the same live pictures, in a process that steps behind."""
