@@ -46,11 +46,16 @@ class Sample:
     stages: dict[str, float]
 
 
+def once(target: Target) -> Sample:
+    """One answer, asked for by this process."""
+    return _Client(target).ask()
+
+
 def closed(target: Target, clients: int, seconds: float) -> list[Sample]:
-    """`clients` clients that each ask again as soon as they are answered."""
+    """`clients` clients that each ask again as soon as they are answered, for `seconds` and at least once."""
     shares = [len(range(place, clients, PROCESSES)) for place in range(min(PROCESSES, clients))]
     start = time.monotonic() + _LEAD_S
-    return _run(target, [{"clients": share, "start": start, "until": start + seconds} for share in shares])
+    return _run(target, [{"clients": each, "start": start, "until": start + seconds} for each in shares])
 
 
 def arriving(target: Target, rate: float, seconds: float, *, seed: int = 0) -> list[Sample]:
@@ -128,7 +133,7 @@ def _work(order: dict[str, Any]) -> list[Sample]:
 
 def _repeat(client: _Client, start: float, until: float) -> list[Sample]:
     time.sleep(max(0.0, start - time.monotonic()))
-    found = []
+    found = [client.ask()]
     while time.monotonic() < until:
         found.append(client.ask())
     return found

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from service.bench.machine import describe
 from service.bench.server import Server, serving
 from service.bench.timing import median_ms, p99_ms, quantile
 from service.bundle.load import Bundle, EngineOptions, load_bundle
-from service.errors import BadRequest
+from service.errors import BadRequest, NotReady
 from service.image.decode import decode, media_type_of
 from service.image.prepare import prepare
 from service.settings import Settings
+from service.types import Timings
 
 Row = dict[str, Any]
 _SHARES = (0.5, 0.8, 1.0, 2.0, 4.0)  # of the measured capacity, at which requests arrive
@@ -126,9 +127,12 @@ def rows(result: Row) -> list[Row]:
 def _idle(shown: Shown, target: Target, seconds: float) -> Row:
     """One client, so that nothing waits: what an answer takes beside the network, which it tells itself."""
     samples = _answered(closed(target, 1, seconds / 2))
+    if not samples:
+        raise NotReady(f"the service does not answer {shown.name}")
     added = [each.seconds - each.stages.get("network", 0.0) / 1000 for each in samples]
-    names = sorted({name for each in samples for name in each.stages})
-    stages = {name: statistics.median(each.stages.get(name, 0.0) for each in samples) for name in names}
+    stages = {
+        stage.name: statistics.median(each.stages.get(stage.name, 0.0) for each in samples) for stage in fields(Timings)
+    }
     return {
         "picture": shown.name,
         "bytes": len(shown.data),

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.commands.train import require_torch
 from service.errors import BadRequest
 from service.settings import load_settings
 
@@ -93,6 +94,55 @@ def service(
         rounds=rounds,
     )
     _tell(measured.rows(result), json_file, result)
+
+
+@bench.command()
+def train(
+    json_file: Json = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Steps of each way.")] = 10,
+    size: Annotated[str, typer.Option(help="small or medium: the network's size.")] = "small",
+) -> None:
+    """One training step of the default and the paper's recipe, beside the reference implementation's way.
+
+    That way decodes every picture anew, runs the teacher on it at every step, and works in float32. `share_of_limit`: the
+    arithmetic of a step over what the processor does in a large matrix product. Example:
+
+        flawscribe bench train --json train.json
+    """
+    require_torch()
+    from service.bench import train as measured  # noqa: PLC0415
+    from service.training.network import PDN_SIZES  # noqa: PLC0415
+
+    if size not in PDN_SIZES:
+        raise BadRequest(f"--size {size}: must be one of {', '.join(PDN_SIZES)}")
+    result = measured.measure(rounds=rounds, size=next(known for known in PDN_SIZES if known == size))
+    _tell(result["rows"], json_file, result)
+
+
+@bench.command()
+def memory(
+    bundle: Folder = None,
+    json_file: Json = None,
+    cases: Annotated[list[int], typer.Option(min=1, help="Reviewed cases; may be repeated.")] = [1000, 10000, 100000],  # noqa: B006
+    bundles: Annotated[int, typer.Option(min=0, help="Models in one service; 0: leave that out.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of each load.")] = 20,
+) -> None:
+    """Recall among reviewed cases, and many models in one service: memory, cold starts, fairness.
+
+    The models are copies of one bundle. One client of one model is timed alone, then while another model is flooded. Examples:
+
+        flawscribe bench memory --json memory.json
+
+        flawscribe bench memory --cases 1000000 --bundles 0
+    """
+    from service.bench import memory as measured  # noqa: PLC0415
+
+    folder = (bundle or _default_bundle()) if bundles else None
+    result = measured.measure(folder, load_settings(), cases=cases, count=bundles, seconds=seconds)
+    models = result["models"]
+    _tell(result["cases"], json_file, result)
+    if models is not None:
+        typer.echo(table([{"figure": name, "value": value} for name, value in models.items()]), err=True)
 
 
 def _default_bundle() -> Path:

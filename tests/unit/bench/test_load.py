@@ -67,7 +67,7 @@ def server() -> Iterator[Counter]:
 
 def test_a_closed_loop_asks_again_and_again(server: Counter) -> None:
     samples = closed(Target(server.url, b"picture", "image/png"), clients=6, seconds=0.5)
-    assert len(samples) == len(server.seen) > 6
+    assert len(samples) == len(server.seen) >= 6
     assert {each.status for each in samples} == {200, 429}
     assert set(server.seen) == {("/detect?model=m", "image/png", b"picture")}
     assert all(each.stages == {"decode": 1.5, "network": 20.25} and each.seconds > 0 for each in samples)
