@@ -15,7 +15,7 @@ import pytest
 
 from service.api.access import create_key
 from service.trainings import supervisor
-from service.trainings.process import holder
+from service.trainings.process import end, holder
 from tests.contract.serving import Service, running, wait_until
 from tests.networks import grey_picture, png, write_bundle
 
@@ -52,11 +52,9 @@ def place(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def service(place: dict[str, Any]) -> Iterator[Service]:
+def service(place: dict[str, Any], no_orphan: None) -> Iterator[Service]:
     with running(**place) as running_service:
         yield running_service
-        if training := running_service.state.trainings.running():
-            running_service.state.trainings.cancel(training)
 
 
 def upload(service: Service, entries: dict[str, bytes], **options: Any) -> Any:
@@ -72,11 +70,21 @@ def shown(service: Service, training_id: str) -> dict[str, Any]:
 
 
 def ended(service: Service, training_id: str) -> dict[str, Any]:
-    wait_until(lambda: shown(service, training_id)["state"] != "running", 300)
+    wait_until(lambda: shown(service, training_id)["state"] != "running", 900)
     return shown(service, training_id)
 
 
+@pytest.fixture
+def no_orphan(place: dict[str, Any]) -> Iterator[None]:
+    """Ends what a test that failed has left running."""
+    yield
+    lock = place["trainings_dir"] / "lock"
+    if (held := holder(lock)) is not None:
+        end(lock, held)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_orphan")
 def test_a_training_makes_a_version_that_a_person_puts_in_service(place: dict[str, Any]) -> None:
     """On the way: another is refused, the service is restarted, and the training is found again."""
     with running(**place) as service:

@@ -1,0 +1,107 @@
+"""The daily check: master parts get their verdicts through the served path, and their scores are watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.serving import Service, running
+from tests.networks import grey_picture, png, write_bundle
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """Version 2 sees half as dark."""
+    write_bundle(tmp_path / "models", "probe", 1)
+    write_bundle(tmp_path / "models", "probe", 2, gain=0.5)
+    (tmp_path / "models" / "probe" / "active").write_text("1\n")
+    with running(tmp_path / "models", records_dir=tmp_path / "records") as running_service:
+        yield running_service
+
+
+def flawed(level: int = 40) -> bytes:
+    picture = grey_picture()
+    picture[100:120, 100:120] = level
+    return png(picture)
+
+
+def add(service: Service, *pictures: bytes, **fields: str) -> Any:
+    files = [("image", ("a.png", picture)) for picture in pictures]
+    return service.client.post("/models/probe/masters", data=fields, files=files)
+
+
+def masters(service: Service) -> Any:
+    return service.client.get("/models/probe/masters").json()
+
+
+def test_a_check_from_the_first_master_part_to_a_model_that_fails_it(service: Service) -> None:
+    client = service.client
+    assert masters(service) == {"masters": [], "checked_today": False, "passed_today": None, "last_check": None}
+    empty = client.post("/models/probe/checks")
+    assert (empty.status_code, "no master parts" in empty.json()["detail"]) == (409, True)
+    good = add(service, png(grey_picture()), png(grey_picture(level=235)), expected="ok")
+    assert [(each["name"], each["expected"]) for each in good.json()] == [("ok 1", "ok"), ("ok 2", "ok")]
+    (bad,) = add(service, flawed(), expected="not_ok", name="<b>scratch</b>").json()
+    assert client.get(bad["picture"]).content == flawed()
+    assert client.get(bad["picture"]).headers["content-type"] == "image/png"
+
+    first = client.post("/models/probe/checks").json()
+    assert (first["passed"], first["version"], len(first["results"])) == (True, 1, 3)
+    assert [each["change"] for each in first["results"]] == [0, 0, 0]
+    told = masters(service)
+    assert (told["checked_today"], told["passed_today"], told["last_check"]["id"]) == (True, True, first["id"])
+    text = client.get("/metrics").text
+    assert 'flawscribe_check_passed{model="probe"} 1.0' in text
+    assert 'flawscribe_check_timestamp_seconds{model="probe"}' in text
+
+    client.post("/models/probe/activate", json={"version": 2})
+    assert masters(service)["checked_today"] is False  # not this version
+    failed = client.post("/models/probe/checks").json()
+    assert (failed["passed"], failed["version"]) == (False, 2)
+    (wrong,) = [each for each in failed["results"] if not each["passed"]]
+    assert (wrong["master_id"], wrong["expected"]) == (bad["id"], "not_ok")
+    assert wrong["change"] == 0  # another version's scores are another scale
+    assert 'flawscribe_check_passed{model="probe"} 0.0' in client.get("/metrics").text
+    assert [each["id"] for each in client.get("/models/probe/checks").json()["checks"]] == [failed["id"], first["id"]]
+
+    assert client.delete(f"/models/probe/masters/{bad['id']}").status_code == 204
+    assert client.get(bad["picture"]).status_code == 404
+    assert client.post("/models/probe/checks").json()["passed"] is True
+
+
+def test_the_change_is_counted_from_the_first_check(service: Service) -> None:
+    (part,) = add(service, flawed(), expected="not_ok").json()
+    first = service.client.post("/models/probe/checks").json()["results"][0]
+    network = service.session
+    run = network.run
+    network.run = lambda windows, features=False: run((windows * 0.9).astype("uint8"), features)  # a darker lamp
+    try:
+        for _ in range(2):
+            (later,) = service.client.post("/models/probe/checks").json()["results"]
+            assert later["first_score"] == first["score"]
+            assert later["change"] == pytest.approx((later["score"] - first["score"]) / 0.5, abs=1e-3)
+            assert later["change"] > 0.01
+    finally:
+        network.run = run
+    assert part["id"] == later["master_id"]
+
+
+def test_what_is_no_master_part(service: Service) -> None:
+    for pictures, fields, status, word in (
+        ((png(grey_picture()),), {"expected": "good"}, 422, "ok, review, not_ok, undecidable"),
+        ((png(grey_picture()),), {}, 422, "expected must be"),
+        ((png(grey_picture()),), {"expected": "ok", "label": "x"}, 422, "unknown field label"),
+        ((b"no picture",), {"expected": "ok"}, 400, ""),
+        ((), {"expected": "ok"}, 415, "multipart"),
+    ):
+        refused = add(service, *pictures, **fields)
+        assert (refused.status_code, word in refused.json()["detail"]) == (status, True), refused.text
+    assert add(service, flawed(), expected="not_ok").status_code == 201
+    again = add(service, flawed(), expected="ok")
+    assert (again.status_code, "already" in again.json()["detail"]) == (409, True)
+    assert service.client.post("/models/nothing/masters", data={"expected": "ok"}).status_code == 404
+    assert service.client.delete("/models/probe/masters/nothing").status_code == 404
+    assert len(masters(service)["masters"]) == 1
