@@ -83,7 +83,7 @@ function row(record) {
 async function open() {
   const id = location.hash.slice(1);
   const dialog = at("detail");
-  if (!id) {
+  if (!/^[0-9a-f]{32}$/.test(id)) {
     dialog.close();
     return;
   }

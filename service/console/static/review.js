@@ -43,7 +43,7 @@ export function reviewForm(record, onsaved) {
   const trouble = el("div");
   const form = el(
     "form",
-    { class: "stack review", "aria-label": text("shell.review"), autocomplete: "off" },
+    { class: "stack review-form", "aria-label": text("shell.review"), autocomplete: "off" },
     el("fieldset", {}, el("legend", { class: "visually-hidden" }, text("shell.say")), el("div", { class: "says" }, saying)),
     labelField,
     chips,

@@ -1,0 +1,98 @@
+"""The page History in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.console.conftest import Opener
+from tests.console.parts import HOSTILE, inspect, part
+from tests.contract.serving import Service
+
+
+def test_filters_find_and_the_address_keeps_them(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/history")
+    page.get_by_label("Serial").fill("A-2")
+    page.get_by_label("Verdict").select_option("not_ok")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#rows tr")).to_have_count(1)
+    page.reload()
+    expect(page.locator("#rows tr")).to_have_count(1)
+    assert page.get_by_label("Serial").input_value() == "A-2"
+    assert "cover · L1 · A-2" in page.locator("#rows").inner_text()
+    page.get_by_label("Verdict").select_option("undecidable")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Show").click()
+    page.locator("#empty").wait_for()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#rows tr").nth(1)).to_be_visible()
+    assert "?" not in page.url
+
+
+def test_pages_go_on_by_cursor(site: Service, open_page: Opener) -> None:
+    for _ in range(52):
+        inspect(site, part(None), lot="many", path="/detect", store="record")
+    page = open_page(site, "/console/history?lot=many")
+    expect(page.locator("#rows tr")).to_have_count(50)
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator("#rows tr")).to_have_count(2)
+    page.get_by_role("button", name="Back to the newest").click()
+    expect(page.locator("#rows tr")).to_have_count(50)
+
+
+def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(100), lot="detail")
+    page = open_page(site, f"/console/history?lot=detail#{seen['id']}")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Not OK").first.wait_for()
+    dialog.get_by_role("slider", name="Heat").fill("70")
+    dialog.locator("canvas.heat").wait_for()
+    dialog.get_by_role("button", name="Right").click()
+    dialog.get_by_label("What is the flaw?").fill("scratch")
+    dialog.get_by_role("button", name="Save").click()
+    dialog.get_by_text("Verdict right").wait_for()
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("#rows")).to_contain_text("scratch")
+    assert "#" not in page.url
+
+
+def test_the_csv_has_the_rows_shown(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/history?serial=A-1", accept_downloads=True)
+    expect(page.locator("#rows tr")).to_have_count(1)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download CSV").click()
+    (row,) = csv.DictReader(io.StringIO(Path(download.value.path()).read_text()))
+    assert (row["serial"], row["review_label"]) == ("A-1", "ink")
+
+
+def test_hostile_texts_are_texts(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/history")
+    page.get_by_label("Station").fill(HOSTILE)
+    page.keyboard.press("Enter")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    assert HOSTILE in page.locator("#rows").inner_text()
+    page.locator("#rows a").click()
+    page.get_by_role("dialog").get_by_text("Not OK").first.wait_for()
+    assert page.locator("img[onerror]").count() == 0
+
+
+def test_what_is_inspected_meanwhile_appears(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/history?lot=meanwhile")
+    page.locator("#live[data-state=on]").wait_for()
+    page.locator("#empty").wait_for()
+    inspect(site, part(105), lot="meanwhile")
+    expect(page.locator("#rows tr")).to_have_count(1)
+
+
+def test_an_unknown_inspection_and_an_empty_history(empty_site: Service, open_page: Opener) -> None:
+    page = open_page(empty_site, "/console/history?lot=none#" + "0" * 32)
+    page.locator("#empty").wait_for(state="attached")
+    assert "there is no inspection" in page.get_by_role("dialog").get_by_role("alert").inner_text()
+
+
+def test_a_service_that_records_nothing_says_so(forgetful_site: Service, open_page: Opener) -> None:
+    page = open_page(forgetful_site, "/console/history")
+    assert "FLAWSCRIBE_STORE is `none`" in page.get_by_role("alert").inner_text()

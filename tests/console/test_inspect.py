@@ -1,0 +1,143 @@
+"""The page Inspect in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.console.conftest import Opener
+from tests.console.parts import HOSTILE, part
+from tests.contract.serving import Service
+
+HAND_OVER = """([name, data, event]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: "image/png" }));
+  const init = { bubbles: true, cancelable: true };
+  document.body.dispatchEvent(event === "drop"
+    ? new DragEvent("drop", { ...init, dataTransfer: transfer })
+    : new ClipboardEvent("paste", { ...init, clipboardData: transfer }));
+}"""
+
+
+def picked(name: str, data: bytes) -> dict[str, Any]:
+    return {"name": name, "mimeType": "image/png", "buffer": data}
+
+
+@pytest.fixture
+def page(site: Service, open_page: Opener) -> Page:
+    return open_page(site, "/", permissions=["clipboard-read", "clipboard-write", "camera"], accept_downloads=True)
+
+
+def choose(page: Page, *pictures: dict[str, Any]) -> Page:
+    page.locator("#files").set_input_files(list(pictures))
+    view = page.locator(".inspection")
+    view.wait_for()
+    return view
+
+
+def test_without_a_picture_the_page_says_what_to_do(page: Page) -> None:
+    assert "No picture yet" in page.locator("#empty").inner_text()
+
+
+def test_a_flawed_part_is_shown_with_heat_regions_score_words_and_timings(page: Page) -> None:
+    view = choose(page, picked("cover.png", part()))
+    assert view.locator(".badge").inner_text().split() == ["✕", "Not", "OK"]
+    assert view.locator(".outline").count() == 1
+    scale = view.get_by_role("img", name="Score").first
+    assert "the part is not OK" in scale.get_attribute("aria-label")
+    assert view.locator(".source").inner_text() in ("rules", "memory")
+    assert "budget" in view.locator(".timings").inner_text()
+    heat = view.locator("canvas.heat")
+    heat.wait_for()
+    hot = heat.evaluate(
+        """(canvas) => {
+          const { width, height } = canvas, pen = canvas.getContext("2d");
+          const alpha = (x, y) => pen.getImageData(x * width, y * height, 1, 1).data[3];
+          return [alpha(80 / 400, 80 / 300), alpha(0.8, 0.8)];
+        }"""
+    )
+    assert hot[0] > 100 > hot[1]  # hot on the flaw, clear elsewhere
+    slider = view.get_by_role("slider", name="Heat")
+    slider.fill("20")
+    assert float(heat.evaluate("(canvas) => canvas.style.opacity")) == pytest.approx(0.2)
+    view.get_by_role("button", name="Outlines").click()
+    assert view.locator(".outlines").evaluate("(node) => getComputedStyle(node).visibility") == "hidden"
+
+
+def test_several_pictures_each_get_their_verdict(page: Page) -> None:
+    choose(page, picked("bad.png", part()), picked("good.png", part(None)), picked("other.png", part(90)))
+    strip = page.locator("#strip li")
+    expect(page.locator("#strip .badge")).to_have_count(3)
+    assert [each.split("\n")[-1] for each in strip.all_inner_texts()] == ["bad.png", "good.png", "other.png"]
+    strip.nth(1).get_by_role("button").click()
+    assert page.locator("#shown .badge").first.inner_text().split() == ["✓", "OK"]
+    assert "This is normal" in page.locator("#shown").inner_text()
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_picture_is_taken_by_drop_and_paste(page: Page, event: str) -> None:
+    page.evaluate(HAND_OVER, ["handed.png", base64.b64encode(part()).decode(), event])
+    page.locator(".inspection").wait_for()
+    assert page.locator("#shown h2").inner_text() == "handed.png"
+
+
+def test_the_camera_takes_a_picture(page: Page) -> None:
+    page.get_by_role("button", name="Camera").click()
+    expect(page.locator("#video")).not_to_have_js_property("videoWidth", 0)
+    page.get_by_role("button", name="Take the picture").click()
+    page.locator(".inspection").wait_for()
+    assert page.locator("#shown h2").inner_text().startswith("camera-")
+
+
+def test_what_is_no_picture_is_said_in_the_services_words(page: Page) -> None:
+    page.locator("#files").set_input_files([picked("broken.png", b"no picture at all")])
+    alert = page.get_by_role("alert")
+    assert "Unreadable image" in alert.inner_text()
+    assert alert.get_by_role("button", name="Try again").is_visible()
+    page.locator("#files").set_input_files([{"name": "a.txt", "mimeType": "text/plain", "buffer": b"x"}])
+    assert "Not every file is a picture" in page.locator("#trouble").inner_text()
+
+
+def test_a_hostile_file_name_is_a_text(page: Page) -> None:
+    choose(page, picked(f"{HOSTILE}.png", part()))
+    assert page.locator("#shown h2").inner_text() == f"{HOSTILE}.png"
+    assert page.locator("img[onerror]").count() == 0
+
+
+def test_the_overlay_is_downloaded_and_the_copied_curl_works(page: Page, site: Service, tmp_path: Path) -> None:
+    name = 'it\'s a $(part) "x".png'
+    (tmp_path / name).write_bytes(part())
+    page.get_by_text("About the parts").click()
+    page.get_by_label("Lot").fill("L '7'")
+    view = choose(page, picked(name, part()))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download overlay").click()
+    overlay = Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).convert("RGB")
+    red, green, _ = np.asarray(overlay)[80, 80]
+    assert (overlay.size, int(red) > 2 * int(green)) == ((400, 300), True)
+    page.get_by_role("button", name="Copy curl").click()
+    page.get_by_text("Copied").wait_for()
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert line.startswith("curl ")
+    asked = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    assert '"verdict":"not_ok"' in asked.stdout
+    assert '"lot":"L \'7\'"' in asked.stdout, shlex.split(line)
+    assert view.is_visible()
+
+
+def test_a_picture_that_browsers_cannot_show_is_shown_as_the_overlay(page: Page) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(part())).save(buffer, "TIFF")
+    view = choose(page, {"name": "part.tif", "mimeType": "image/tiff", "buffer": buffer.getvalue()})
+    expect(page.locator(".inspection .pixels")).to_have_js_property("naturalWidth", 400)
+    assert view.locator(".badge").inner_text().split() == ["✕", "Not", "OK"]

@@ -1,0 +1,148 @@
+"""The page Queue in a real browser: reviews by keyboard, live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from playwright.sync_api import Page, expect
+
+from tests.console.conftest import Opener
+from tests.console.parts import HOSTILE, inspect, part, review
+from tests.contract.serving import Service
+
+
+def lot_of(page: Page, lot: str) -> None:
+    page.get_by_label("Lot").fill(lot)
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur()")
+
+
+def reviews_of(service: Service, inspection_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = httpx.get(f"{service.url}/inspections/{inspection_id}").json()["reviews"]
+    return found
+
+
+def test_flaws_are_reviewed_by_keyboard_alone(site: Service, open_page: Opener) -> None:
+    older, newer = (inspect(site, part(at), product="cover", lot="keys") for at in (70, 71))
+    page = open_page(site, "/console/queue")
+    lot_of(page, "keys")
+    expect(page.locator("#list li")).to_have_count(2)
+    page.locator(".past-flaw").first.wait_for()
+    page.get_by_role("button", name="1 ink").wait_for()
+    page.keyboard.press("r")
+    page.keyboard.press("1")
+    page.keyboard.press("c")
+    page.keyboard.type("printer")
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")
+    page.keyboard.type("cleaned")
+    page.keyboard.press("Enter")
+    page.get_by_text("Review saved. The memory knows this flaw now.").wait_for()
+    expect(page.locator("#list li")).to_have_count(1)
+    (said,) = reviews_of(site, newer["id"])
+    assert (said["verdict"], said["label"], said["cause"], said["action"]) == ("right", "ink", "printer", "cleaned")
+    page.keyboard.press("o")
+    page.keyboard.press("Enter")
+    page.locator("#empty").wait_for()
+    assert reviews_of(site, older["id"])[0]["verdict"] == "overkill"
+    assert "2 reviewed by you now" in page.locator("#count").inner_text()
+
+
+def test_a_verdict_comes_first_and_must_fit(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(75), lot="first")
+    page = open_page(site, "/console/queue")
+    lot_of(page, "first")
+    expect(page.locator("#list li")).to_have_count(1)
+    page.keyboard.press("Enter")
+    assert "First say whether the verdict was right" in page.get_by_role("alert").inner_text()
+    page.keyboard.press("e")
+    page.get_by_text("Escape cannot be said of the verdict Not OK.").wait_for()
+    assert reviews_of(site, seen["id"]) == []
+
+
+def test_an_escape_is_found_among_the_passed_parts(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(None), lot="passed")
+    page = open_page(site, "/console/queue")
+    page.get_by_label("Show").select_option("passed")
+    lot_of(page, "passed")
+    expect(page.locator("#list li")).to_have_count(1)
+    page.keyboard.press("e")
+    page.keyboard.press("Enter")
+    page.locator("#empty").wait_for()
+    assert reviews_of(site, seen["id"])[0]["verdict"] == "escape"
+
+
+def test_steps_by_keyboard_and_the_list_of_keys(site: Service, open_page: Opener) -> None:
+    for at in (80, 81, 82):
+        inspect(site, part(at), lot="steps")
+    page = open_page(site, "/console/queue")
+    lot_of(page, "steps")
+    expect(page.locator("#list li")).to_have_count(3)
+    place = "[...document.querySelectorAll('#list .entry')].findIndex((each) => each.ariaCurrent === 'true')"
+    seen = [page.evaluate(place)]
+    for key in ("j", "ArrowDown", "j", "k"):
+        page.keyboard.press(key)
+        seen.append(page.evaluate(place))
+    assert seen == [0, 1, 2, 2, 1]
+    page.keyboard.press("?")
+    assert "overkill: a good part was flagged" in page.get_by_role("dialog").inner_text()
+
+
+def test_what_is_inspected_and_reviewed_elsewhere_comes_and_goes_by_itself(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/queue")
+    page.locator("#live[data-state=on]").wait_for()
+    lot_of(page, "live")
+    page.locator("#empty").wait_for()
+    first = inspect(site, part(85), lot="live")
+    expect(page.locator("#list li")).to_have_count(1)
+    page.locator("#shown .review-form").wait_for()
+    page.keyboard.press("l")
+    page.keyboard.type("half a wo")
+    second = inspect(site, part(86), lot="live")
+    inspect(site, part(None), lot="live")
+    expect(page.locator("#list li")).to_have_count(2)
+    assert page.get_by_label("What is the flaw?").input_value() == "half a wo"  # what is written stays
+    review(site, second["id"])
+    expect(page.locator("#list li")).to_have_count(1)
+    review(site, first["id"])
+    page.get_by_text("Kim has reviewed this part meanwhile.").wait_for()
+
+
+def test_a_picture_that_was_not_kept_and_heat_judged_anew(site: Service, open_page: Opener) -> None:
+    inspect(site, part(90), lot="kept")
+    inspect(site, part(91), lot="kept", store="record", path="/detect")
+    page = open_page(site, "/console/queue")
+    lot_of(page, "kept")
+    expect(page.locator("#list li")).to_have_count(2)
+    assert "The picture was not kept" in page.locator(".stage").inner_text()
+    assert page.locator(".heat-field").is_hidden()
+    page.keyboard.press("j")
+    expect(page.locator(".pixels")).to_have_js_property("naturalWidth", 400)
+    page.get_by_role("slider", name="Heat").fill("80")
+    page.locator("canvas.heat").wait_for()
+    assert len(httpx.get(f"{site.url}/inspections?lot=kept").json()["inspections"]) == 2  # looking is no inspection
+
+
+def test_hostile_texts_are_texts(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(95), product=HOSTILE, lot="hostile")
+    review(site, seen["id"], label=HOSTILE, cause=HOSTILE, action=HOSTILE)
+    inspect(site, part(96), product=HOSTILE, lot="hostile")
+    page = open_page(site, "/console/queue")
+    lot_of(page, "hostile")
+    expect(page.locator("#list li")).to_have_count(1)
+    page.locator(".past-flaw").first.click()
+    assert page.get_by_label("What is the flaw?").input_value() == HOSTILE
+    assert HOSTILE in page.locator("#shown").inner_text()
+    assert page.locator("img[onerror]").count() == 0
+
+
+def test_an_empty_queue_says_that_it_is_live(empty_site: Service, open_page: Opener) -> None:
+    page = open_page(empty_site, "/console/queue")
+    page.locator("#empty").wait_for()
+    assert "Nothing waits" in page.locator("#empty").inner_text()
+
+
+def test_a_service_that_records_nothing_says_so(forgetful_site: Service, open_page: Opener) -> None:
+    page = open_page(forgetful_site, "/console/queue")
+    assert "FLAWSCRIBE_STORE is `none`" in page.get_by_role("alert").inner_text()

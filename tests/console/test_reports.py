@@ -1,0 +1,72 @@
+"""The page Reports in a real browser."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.console.conftest import Opener
+from tests.console.parts import HOSTILE
+from tests.contract.serving import Service
+
+
+def test_a_report_is_read_in_its_frame_and_downloaded(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports", accept_downloads=True)
+    page.get_by_label("Product").fill("cover")
+    page.get_by_role("button", name="Show the report").click()
+    frame = page.frame_locator("#report")
+    frame.get_by_text("Flaws by type").wait_for()
+    page.frame_locator("#report").get_by_role("heading", name="cover").wait_for()
+    for form, beginning in (("HTML", "<!doctype html"), ("CSV", "id,created_at")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=form, exact=True).click()
+        assert Path(download.value.path()).read_text().lower().startswith(beginning)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="JSON", exact=True).click()
+    assert json.loads(Path(download.value.path()).read_text())
+
+
+def test_the_frame_can_do_nothing_and_shows_hostile_texts_as_texts(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports")
+    page.get_by_label("Product").fill(HOSTILE)
+    page.get_by_role("button", name="Show the report").click()
+    page.frame_locator("#report").get_by_role("heading", name=HOSTILE).wait_for()
+    assert page.locator("#report").get_attribute("sandbox") == ""
+
+
+def test_a_span_that_ends_before_it_begins_is_refused(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports")
+    page.get_by_label("Span").select_option("own")
+    page.get_by_label("From", exact=True).fill("2026-03-02T06:00")
+    page.get_by_label("To", exact=True).fill("2026-03-01T06:00")
+    page.get_by_role("button", name="Show the report").click()
+    assert "must begin before it ends" in page.get_by_role("alert").inner_text()
+    assert page.locator("#reading").is_hidden()
+
+
+def test_a_pdf_is_made_or_it_is_said_what_to_install(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports", accept_downloads=True)
+    page.locator("#reading").wait_for()
+    link = page.get_by_role("link", name="PDF", exact=True)
+    if find_spec("weasyprint") is None:
+        link.click()
+        expect(page.locator("#trouble")).to_contain_text("pip install")
+    else:
+        with page.expect_download() as download:
+            link.click()
+        assert Path(download.value.path()).read_bytes().startswith(b"%PDF")
+
+
+def test_an_empty_span_has_an_empty_report(empty_site: Service, open_page: Opener) -> None:
+    page = open_page(empty_site, "/console/reports")
+    page.get_by_label("Product").fill("nothing of it")
+    page.get_by_role("button", name="Show the report").click()
+    page.frame_locator("#report").get_by_text("Nothing was inspected in this span.").wait_for()
+
+
+def test_a_service_that_records_nothing_says_so(forgetful_site: Service, open_page: Opener) -> None:
+    page = open_page(forgetful_site, "/console/reports")
+    assert "FLAWSCRIBE_STORE is `none`" in page.get_by_role("alert").inner_text()

@@ -1,0 +1,178 @@
+"""What all pages share: widths, landmarks, accessibility, theme, login, texts, and nothing from outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from playwright.sync_api import Page, expect
+
+from service.api.access import create_key
+from service.console.pages import PAGES
+from tests.console.conftest import Opener
+from tests.contract.serving import Service, running
+
+CONSOLE = Path(str(files("service.console")))
+MODULES = sorted((CONSOLE / "static").glob("*.js"))
+EVERY = [pytest.param(page.path, id=page.name) for page in PAGES]
+
+
+def settled(page: Page) -> None:
+    """Wait until the page has what it asked for."""
+    expect(page.locator(".busy:visible")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", EVERY)
+@pytest.mark.parametrize("width", [375, 1440])
+def test_no_page_scrolls_sideways_and_each_has_its_landmarks(
+    site: Service, open_page: Opener, path: str, width: int
+) -> None:
+    page = open_page(site, path, width=width)
+    settled(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h1").count() == 1
+    assert page.get_by_role("main").count() == page.get_by_role("banner").count() == 1
+    assert page.get_by_role("navigation").locator("[aria-current=page]").count() == 1
+    assert page.title().endswith("Flawscribe")
+
+
+@pytest.mark.parametrize("path", EVERY)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible_by_axe(site: Service, open_page: Opener, path: str, scheme: str) -> None:
+    page = open_page(site, path, color_scheme=scheme)
+    settled(page)
+    page.evaluate((files("axe_core_python") / "axe.min.js").read_text())
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "iframes": False}
+    found = page.evaluate("(rules) => axe.run(document, rules)", rules)
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]] == []
+
+
+def test_the_policy_allows_no_inline_script_and_no_string_as_markup(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports")
+    open_page.meant("TrustedHTML")
+    policy = httpx.get(f"{site.url}/console/reports").headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert page.evaluate(
+        "(() => { try { document.body.innerHTML = 'x'; return 'set' } catch { return 'refused' } })()"
+    ) == ("refused")
+
+
+def test_the_theme_is_chosen_and_kept(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports", color_scheme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.get_by_role("button", name="Light or dark").click()
+    dark = page.evaluate(ground)
+    assert light != dark
+    page.reload()
+    assert page.evaluate(ground) == dark
+
+
+def test_the_first_tab_stop_skips_to_the_content(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/history")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_a_service_that_does_not_answer_is_said_so(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports")
+    page.locator("#reading").wait_for()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Show the report").click()
+    alert = page.get_by_role("alert")
+    assert "No answer from the service" in alert.inner_text()
+    page.context.set_offline(False)
+    alert.get_by_role("button", name="Try again").click()
+    page.locator("#reading").wait_for()
+
+
+# ---- login
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def reviewer(keys: Path) -> str:
+    return create_key(keys, ("review",), "shift 2")[1]
+
+
+@pytest.fixture(scope="module")
+def guarded(models: Path, keys: Path, reviewer: str) -> Iterator[Service]:
+    with running(models, keys_file=keys) as service:
+        yield service
+
+
+def test_a_key_opens_the_page_that_was_asked_for_and_logout_closes_it(
+    guarded: Service, open_page: Opener, reviewer: str
+) -> None:
+    page = open_page(guarded, "/console/history")
+    field, enter = page.get_by_label("API key"), page.get_by_role("button", name="Log in")
+    field.fill("fls_wrong")
+    enter.click()
+    assert "no key of this service" in page.get_by_role("alert").inner_text()
+    field.fill(reviewer)
+    enter.click()
+    page.wait_for_url("**/console/history")
+    page.locator("#live[data-state=on]").wait_for()  # an event stream can send a cookie and nothing else
+    shown = page.get_by_role("navigation").get_by_role("link").all_inner_texts()
+    assert {"Queue", "History", "Reports"} <= set(shown)
+    assert "Inspect" not in shown  # needs another scope
+    page.goto("/")
+    assert "detect" in page.get_by_role("main").inner_text()
+    page.get_by_role("button", name="Log out").click()
+    page.wait_for_url("**/login")
+    page.goto("/console/queue")
+    page.wait_for_url("**/login?next=/console/queue")
+
+
+def test_login_goes_on_only_within_the_service(guarded: Service, open_page: Opener, reviewer: str) -> None:
+    page = open_page(guarded, "/login?next=https://evil.example/")
+    page.get_by_label("API key").fill(reviewer)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"{guarded.url}/")
+
+
+# ---- texts and references
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_every_text_that_a_module_uses_is_in_the_catalogue(module: Path) -> None:
+    """Of a key put together at run time, such as `shell.stage_${stage}`, at least one with that beginning."""
+    catalogue = yaml.safe_load((CONSOLE / "texts" / "en.yaml").read_text())
+    for key in re.findall(r"""\btext\(\s*["'`]([^"'`]+)["'`]""", module.read_text()):
+        start, dynamic, _ = key.partition("${")
+        *path, last = start.split(".")
+        found: Any = catalogue if key.startswith(("shell.", "verdicts.")) else catalogue["pages"][module.stem]
+        for part in path:
+            found = found[part]
+        names = [name for name in found if name.startswith(last)] if dynamic else [last] * (last in found)
+        assert names, f"{module.name} uses the text {key!r}, which is not in texts/en.yaml"
+
+
+def test_nothing_refers_to_the_outside() -> None:
+    for path in sorted(CONSOLE.rglob("*")):
+        if path.suffix in (".js", ".css", ".html", ".svg"):
+            references = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}[^\s\"')]*", path.read_text())
+            assert [each for each in references if "www.w3.org" not in each] == [], path
+
+
+@pytest.mark.parametrize("name", ["../pages.py", "..%2fpages.py", "texts/en.yaml", "nothing.js"])
+def test_only_static_files_are_served_as_such(site: Service, name: str) -> None:
+    assert httpx.get(f"{site.url}/console/static/{name}").status_code == 404
+
+
+def test_static_files_are_asked_for_anew_and_not_sent_again(site: Service) -> None:
+    first = httpx.get(f"{site.url}/console/static/console.css")
+    assert first.headers["cache-control"] == "no-cache"
+    again = httpx.get(f"{site.url}/console/static/console.css", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
