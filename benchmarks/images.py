@@ -28,9 +28,17 @@ from service.bench.machine import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).with_name("results") / "images.json"
-HARDENED = (
-    "--read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp --pids-limit 512 --memory 2g".split()
-)
+HARDENED = [
+    "--read-only",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+    "--tmpfs",
+    "/tmp",
+    "--memory",
+    "2g",
+]
 IN_FLIGHT = 8
 
 
