@@ -17,6 +17,8 @@ PAGES = (
     Page("queue", "/console/queue", "review"),
     Page("history", "/console/history", "review"),
     Page("reports", "/console/reports", "review"),
+    Page("models", "/console/models", "review"),
+    Page("train", "/console/train", "admin"),
 )
 
 

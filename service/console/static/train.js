@@ -1,0 +1,205 @@
+// Train: order a training, watch it, cancel it. It lives in the service; this page may come and go.
+
+import { call, failure, Problem } from "./api.js";
+import { axes, curve, dot, frame, ticks } from "./chart.js";
+import { at, el, show } from "./dom.js";
+import { text, toast, viewer } from "./shell.js";
+import { number, when } from "./verdict.js";
+
+const EVERY_MS = 2000;
+const SIGNS = { running: "review", done: "ok", failed: "not_ok", cancelled: "undecidable", interrupted: "not_ok" };
+
+const form = at("order");
+let watched = null; // id of the training shown
+let timer = 0;
+
+const badge = (state) => el("span", { class: "badge", "data-verdict": SIGNS[state] }, text(`state_${state}`));
+
+function time(seconds) {
+  if (seconds < 90) return text("seconds", { seconds: Math.max(1, Math.round(seconds)) });
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 90) return text("minutes", { minutes });
+  return text("hours", { hours: Math.floor(minutes / 60), minutes: minutes % 60 });
+}
+
+function chart({ curve: losses, scores, steps }) {
+  const logs = losses.map(([, loss]) => Math.log10(Math.max(loss, 1e-9)));
+  const low = Math.min(...logs);
+  const high = Math.max(...logs, low + 0.1);
+  const label = text("curve_chart", { first: number(losses[0][1]), last: number(losses.at(-1)[1]), steps: losses.at(-1)[0] });
+  const plot = frame([0, steps], [low, high], label);
+  const separation = (score) => plot.y(low + score * (high - low));
+  return plot.draw(
+    axes(plot, ticks(0, steps), ticks(low, high, 4), (value) => value.toLocaleString(), (value) => number(10 ** value)),
+    curve(losses.map(([step], index) => [plot.x(step), plot.y(logs[index])]), "series"),
+    scores.map(([step, score]) => dot([plot.x(step), separation(score)], "good", text("separation_at", { step, score: score.toFixed(3) }), 5)),
+  );
+}
+
+function progress(told) {
+  if (told.state !== "running") return null;
+  const known = told.steps > 0 && told.phase === "training";
+  return el("div", { class: "stack" },
+    el("p", {}, el("b", {}, text(`phase_${told.phase}`)), known && ` · ${text("step_of", { step: told.step.toLocaleString(), steps: told.steps.toLocaleString() })}`,
+      known && told.loss !== null && ` · ${text("loss")} ${number(told.loss)}`),
+    el("progress", { class: "progress", max: 1, ...(known ? { value: told.step / told.steps } : {}), "aria-label": text(`phase_${told.phase}`) }),
+    known && told.seconds_left !== null && el("p", { class: "soft small" }, text("left", { time: time(told.seconds_left) })));
+}
+
+function draw(told) {
+  at("watched").hidden = false;
+  at("empty").hidden = true;
+  at("watched-title").textContent = told.name;
+  show(at("watched-state"), badge(told.state));
+  const running = told.state === "running";
+  at("cancel").hidden = !running;
+  at("resume").hidden = running || told.state === "done";
+  at("remove").hidden = running;
+  at("to-models").hidden = told.state !== "done";
+  at("to-models").href = `/console/models?model=${encodeURIComponent(told.name)}`;
+  const open = document.getElementById("log")?.open ?? false;
+  show(at("watched-body"), el("div", { class: "stack" },
+    progress(told),
+    told.state === "done" && el("p", { class: "notice" }, text("done_text", { version: told.version, name: told.name })),
+    told.error && told.state !== "cancelled" && el("div", { class: "failure", role: "alert" }, el("b", {}, text(`state_${told.state}`)), el("p", {}, told.error)),
+    told.left_out > 0 && el("p", { class: "soft small" }, text("left_out", { count: told.left_out })),
+    told.curve.length > 1 && el("figure", { class: "stack" }, chart(told), el("figcaption", { class: "soft small" }, text("curve"))),
+    told.samples.length > 0 && el("div", { class: "stack" }, el("h3", {}, text("samples", { step: told.samples[0].step })),
+      el("div", { class: "samples" }, told.samples.map((each) => {
+        const word = text(each.flawed ? "sample_flawed" : "sample_good");
+        return el("figure", {}, el("img", { src: each.url, alt: word }), el("figcaption", {}, `${word} · ${text("score_of", { score: number(each.score) })}`));
+      }))),
+    told.said.length > 0 && el("div", {}, el("h3", {}, text("said")), el("ul", { class: "small" }, told.said.slice(-6).map((said) => el("li", { class: "break" }, said)))),
+    told.log_tail.length > 0 && el("details", { id: "log", open }, el("summary", {}, text("log")), el("pre", { class: "log", tabindex: "0" }, told.log_tail.join("\n")))));
+}
+
+async function watch(id) {
+  clearTimeout(timer);
+  watched = id;
+  try {
+    const told = await call(`/trainings/${encodeURIComponent(id)}`);
+    if (watched !== id) return;
+    draw(told);
+    show(at("trouble"));
+    if (told.state === "running") timer = setTimeout(() => watch(id), EVERY_MS);
+    else await list();
+  } catch (error) {
+    show(at("trouble"), failure(error, () => watch(id)));
+  }
+}
+
+async function list() {
+  const told = await call("/trainings");
+  const teacher = form.elements.teacher;
+  if (!teacher.options.length) show(teacher, told.teachers.map((name) => el("option", { value: name, selected: name === "pdn-small" }, name)));
+  const why = told.why_not ?? (told.running ? text("running_already") : null);
+  at("start").disabled = why !== null;
+  show(at("why-not"), why && el("p", { class: "notice" }, told.why_not && el("b", {}, `${text("why_not")}: `), why));
+  at("folder-help").textContent = told.folders_below ? text("folder_help", { root: told.folders_below }) : text("folder_none");
+  form.querySelector('[value="folder"]').disabled = !told.folders_below;
+  show(at("past"), told.trainings.length
+    ? el("div", { class: "table-holder" }, el("table", { class: "table" }, el("tbody", {}, told.trainings.map((each) => el("tr", {},
+        el("td", {}, el("button", { type: "button", class: "chip", "aria-pressed": String(each.id === watched), onclick: () => watch(each.id).then(list) }, each.name)),
+        el("td", {}, badge(each.state)),
+        el("td", { class: "soft small" }, when(each.created_at)))))))
+    : el("p", { class: "soft" }, text("past_none")));
+  return told;
+}
+
+/** Send a form with how far it is; fetch cannot tell of an upload. Gives JSON or throws Problem. */
+function upload(body, progressed) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", "/trainings");
+    if (viewer.csrf) request.setRequestHeader("x-csrf-token", viewer.csrf);
+    request.upload.onprogress = (event) => event.lengthComputable && progressed(event.loaded / event.total);
+    request.onerror = async () => reject(await Problem.of(null));
+    request.onload = () => {
+      let told;
+      try {
+        told = JSON.parse(request.responseText);
+      } catch {
+        told = { title: request.statusText || text("shell.failed") };
+      }
+      if (request.status === 201) resolve(told);
+      else reject(new Problem({ ...told, status: request.status }));
+    };
+    request.send(body);
+  });
+}
+
+function ordered() {
+  const given = new FormData(form);
+  const options = { global_map: String(given.has("global_map")), false_reject_rate: String(Number(given.get("false_reject_percent")) / 100) };
+  for (const name of ["name", "teacher", "recipe", "steps", "working_size", "min_flaw_px", "group_by"])
+    if (given.get(name)) options[name] = given.get(name).trim();
+  return { options, given };
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { options, given } = ordered();
+  const bar = at("sending").querySelector("progress");
+  at("start").disabled = true;
+  show(at("refusal"));
+  try {
+    let told;
+    if (given.get("source") === "folder") {
+      told = await call("/trainings", { method: "POST", json: { ...options, folder: given.get("folder").trim() } });
+    } else {
+      const body = new FormData();
+      for (const [name, value] of Object.entries(options)) body.set(name, value);
+      body.set("pictures", given.get("pictures"));
+      at("sending").hidden = false;
+      told = await upload(body, (share) => { bar.value = share; });
+    }
+    toast(text("started"));
+    await watch(told.id);
+    await list();
+  } catch (error) {
+    show(at("refusal"), failure(error));
+    at("start").disabled = false;
+  } finally {
+    at("sending").hidden = true;
+  }
+});
+
+for (const choice of form.elements.source)
+  choice.addEventListener("change", () => {
+    for (const field of form.querySelectorAll("[data-source]")) {
+      field.hidden = field.dataset.source !== form.elements.source.value;
+      field.querySelector("input").required = !field.hidden;
+    }
+  });
+
+async function act(method, rest, done) {
+  try {
+    await call(`/trainings/${encodeURIComponent(watched)}${rest}`, { method });
+    toast(text(done));
+  } catch (error) {
+    show(at("trouble"), failure(error));
+    return;
+  }
+  if (method === "DELETE") await begin();
+  else await watch(watched).then(list);
+}
+
+at("cancel").addEventListener("click", () => act("POST", "/cancel", "cancelled"));
+at("resume").addEventListener("click", () => act("POST", "/resume", "resumed"));
+at("remove").addEventListener("click", () => act("DELETE", "", "removed"));
+
+async function begin() {
+  try {
+    const told = await list();
+    const first = told.running ?? told.trainings[0]?.id;
+    at("empty").hidden = Boolean(first);
+    at("watched").hidden = !first;
+    if (first) {
+      await watch(first);
+      await list();
+    }
+  } catch (error) {
+    show(at("trouble"), failure(error, begin));
+  }
+}
+begin();
