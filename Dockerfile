@@ -70,6 +70,7 @@ ENV PATH=/opt/flawscribe/bin:$PATH \
     FLAWSCRIBE_KEYS_FILE=/keys/keys.json \
     FLAWSCRIBE_MODELS_DIR=/data/models \
     FLAWSCRIBE_RECORDS_DIR=/data/records \
+    FLAWSCRIBE_TRAININGS_DIR=/data/trainings \
     FLAWSCRIBE_PRODUCTS_DIR=/opt/flawscribe/products
 COPY deploy/image/first-run.sh /usr/local/bin/first-run
 COPY deploy/products /opt/flawscribe/products

@@ -13,3 +13,6 @@ if [ -z "$(ls -A "$FLAWSCRIBE_MODELS_DIR" 2>/dev/null)" ]; then
   cp -R /opt/flawscribe/models/. "$FLAWSCRIBE_MODELS_DIR"
   echo "first-run: the demo model is in $FLAWSCRIBE_MODELS_DIR"
 fi
+if [ -d /opt/flawscribe/models/teachers ] && [ ! -e "$FLAWSCRIBE_MODELS_DIR/teachers" ]; then # after an image without them
+  cp -R /opt/flawscribe/models/teachers "$FLAWSCRIBE_MODELS_DIR"
+fi

@@ -48,11 +48,13 @@ def expressions() -> list[tuple[str, str]]:
 def service(tmp_path: Path) -> Iterator[Service]:
     """A service with an LLM that answers and costs something."""
     write_bundle(tmp_path / "models", "probe", 1)
+    write_bundle(tmp_path / "models", "probe", 2)
+    (tmp_path / "models" / "probe" / "active").write_text("1\n")
     (tmp_path / "products").mkdir()
     (tmp_path / "products" / "probe.yaml").write_text(CARD)
     with LlmServer() as llm:
         llm.script(completion(answer_json(regions=1)))
-        made = {"llm_base_url": llm.base_url, "llm_model": "vision", "llm_price_in": 1.0, "llm_price_out": 2.0}
+        made = {"llm_base_url": llm.base_url, "llm_model": "vision", "llm_price_in": 1.0, "llm_price_out": 2.0, "background_nice": 0}
         with running(tmp_path / "models", products_dir=tmp_path / "products", **made) as running_service:
             yield running_service
 
@@ -86,11 +88,20 @@ class Load:
 def test_no_panel_is_empty_and_none_errs(service: Service) -> None:
     try:
         with running_prometheus(service.url.removeprefix("http://")) as prometheus, Load(service.url):
-            watch_drift(service.state, datetime.now(UTC))  # else done once an hour
+            do_what_is_done_seldom(service)
             missing = wait_for_numbers(prometheus, seconds=60)
     except NoPrometheus as reason:
         pytest.skip(str(reason))
     assert not missing
+
+
+def do_what_is_done_seldom(service: Service) -> None:
+    """Drift is looked for once an hour, master parts are checked once a day, candidates run in shadow now and then."""
+    watch_drift(service.state, datetime.now(UTC))
+    good = {"image": ("good.png", png(grey_picture()))}
+    assert service.client.post("/models/probe/masters", data={"expected": "ok"}, files=good).status_code == 201
+    assert service.client.post("/models/probe/checks").status_code == 201
+    assert service.client.post("/models/probe/shadow", json={"version": 2}).status_code == 201
 
 
 def wait_for_numbers(prometheus: Prometheus, seconds: float) -> list[tuple[str, str]]:
