@@ -54,8 +54,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
     (tmp_path / "products" / "probe.yaml").write_text(CARD)
     with LlmServer() as llm:
         llm.script(completion(answer_json(regions=1)))
-        made = {"llm_base_url": llm.base_url, "llm_model": "vision", "llm_price_in": 1.0, "llm_price_out": 2.0, "background_nice": 0}
-        with running(tmp_path / "models", products_dir=tmp_path / "products", **made) as running_service:
+        words = {"llm_base_url": llm.base_url, "llm_model": "vision", "llm_price_in": 1.0, "llm_price_out": 2.0}
+        place = {"products_dir": tmp_path / "products", "background_nice": 0}
+        with running(tmp_path / "models", **place, **words) as running_service:
             yield running_service
 
 
