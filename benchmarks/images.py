@@ -88,7 +88,7 @@ def installed(image: str) -> Iterator[Installation]:
 def prove(image: str, parts: list[Path]) -> dict[str, object]:
     """Runs the image as the module's docstring says; what was measured."""
     figures: dict[str, object] = {"size_mb": round(int(inspect_image(image, "{{.Size}}")) / 1e6)}
-    figures["layers_mb"] = layers(image)
+    figures["layers_mb"] = layers(image)  # base first
     figures["packages"] = {name: components(image, name) for name in ("python", "debian")}
     with installed(image) as installation:
         options = []
@@ -213,7 +213,7 @@ def main(targets: list[str]) -> None:
             docker("build", "--target", target, "--tag", image, ".")
             result["images"][target] = prove(image, parts)
             print(target, json.dumps(result["images"][target]), flush=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+            RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
