@@ -32,11 +32,13 @@ class Settings(BaseSettings):
     pinned_models: str = Field(
         "", description="Models that never make room, comma-separated; the one that answers when none is named is one."
     )
-    provider: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Execution provider. `cuda` is not ready without a GPU; `auto` falls back to the CPU."
+    provider: Literal["auto", "cpu", "openvino", "cuda"] = Field(
+        "auto",
+        description="What runs the network: ONNX Runtime on `cpu` or `cuda`, or `openvino` (extra of that name). One that "
+        "is not there is not ready; `auto` takes the fastest that is and that the bundle was calibrated for.",
     )
-    precision: Literal["auto", "float32", "fp16", "int8"] = Field(
-        "auto", description="Form of the model; `auto`: int8 on CPU and fp16 on CUDA where the bundle has it."
+    precision: Literal["auto", "float32", "fp16", "int8", "int8-openvino", "bf16"] = Field(
+        "auto", description="Form of the model; `auto`: the fastest that the bundle has for the provider."
     )
     threads: int = Field(0, ge=0, description="Threads of the network on CPU; 0: as many as the cgroup allows.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode and prepare pictures; 0: one per core.")

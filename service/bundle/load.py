@@ -10,17 +10,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import Form, FormName, Manifest
+from service.bundle.manifest import FORM_FILES, Form, FormName, Manifest
 from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
 from service.decision.scale import picture_map
-from service.engine.session import Provider, Session, open_session
-from service.errors import BundleRefused
+from service.engine.session import Provider, Session, has_cuda, has_openvino, open_session
+from service.errors import BundleRefused, NotReady
 from service.image.decode import decode, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
 from service.types import AnomalyMap, Border, ModelIdentity, Thresholds, TilePlan
 
 log = logging.getLogger("flawscribe.bundle")
-Precision = Literal["auto", "float32", "fp16", "int8"]
+Precision = Literal["auto", "float32", "fp16", "int8", "int8-openvino", "bf16"]
+_FORMS_ON: dict[str, tuple[FormName, ...]] = {  # what a provider serves, the best first
+    "cuda": ("fp16", "float32", "int8"),
+    "openvino": ("int8-openvino", "bf16"),
+    "cpu": ("int8", "float32", "fp16"),  # half precision is slower than float32 there
+}
 _RESIDENT = 3.3  # bytes in memory for one of the network's file, as `flawscribe bench memory` measures
 
 
@@ -120,14 +125,17 @@ def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundl
     manifest = verified.manifest
     roi = decode(verified.files["roi.png"], MAX_PIXELS)[..., 0] > 127 if manifest.roi else None
     failures = []
-    for name in _forms_to_try(manifest, options):
+    for name, provider in _ways_to_try(manifest, options):
         try:
-            bundle = _open(verified, name, options, roi)
+            bundle = _open(verified, name, provider, options.threads, roi)
         except BundleRefused as error:
             failures.append(f"form {name}: {error.detail}")
             continue
-        if bundle.session.provider == "cpu" and name == "fp16" and options.precision == "auto":
-            continue  # half precision is slower than float32 on a CPU
+        except NotReady as error:
+            if options.provider != "auto":
+                raise
+            failures.append(f"form {name}: {error.detail}")
+            continue
         failure = golden_failure(bundle, verified.files)
         if failure is None:
             for text in failures:
@@ -137,28 +145,32 @@ def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundl
     raise BundleRefused(f"{folder}: " + ("; ".join(failures) or f"has no form {options.precision}"))
 
 
-def _forms_to_try(manifest: Manifest, options: EngineOptions) -> list[FormName]:
-    """In order of preference; whatever was asked for, float32 is what a form that fails falls back to."""
-    if options.precision != "auto":
-        if options.precision not in manifest.forms:
-            return []
-        wanted: list[FormName] = [options.precision, "float32"]
-    elif options.provider == "cpu" or open_provider() == "cpu":
-        wanted = ["int8", "float32"]
+def _ways_to_try(manifest: Manifest, options: EngineOptions) -> list[tuple[FormName, Provider]]:
+    """Forms, each with its provider, in order of preference; float32 is what a form that fails falls back to."""
+    if options.provider == "auto":
+        there: list[tuple[Provider, bool]] = [("cuda", has_cuda()), ("openvino", has_openvino()), ("cpu", True)]
+        ways = [(name, provider) for provider, is_there in there if is_there for name in _FORMS_ON[provider]]
     else:
-        wanted = ["fp16", "float32"]
-    return list(dict.fromkeys(name for name in wanted if name in manifest.forms))
+        others = [name for name in FORM_FILES if name not in _FORMS_ON[options.provider]]
+        ways = [(name, options.provider) for name in (*_FORMS_ON[options.provider], *others)]
+    ways = [way for way in ways if way[0] in manifest.forms]
+    if options.precision != "auto":
+        asked = [way for way in ways if way[0] == options.precision]
+        return asked and asked + [way for way in ways if way[0] == "float32" and way not in asked]
+    return ways
 
 
 def open_provider() -> str:
-    """`cuda` where an NVIDIA device is there, else `cpu`."""
-    return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    """What `auto` means here: `cuda` where an NVIDIA driver is there, else `cpu`."""
+    return "cuda" if has_cuda() else "cpu"
 
 
-def _open(verified: VerifiedFolder, name: FormName, options: EngineOptions, roi: NDArray[np.bool_] | None) -> Bundle:
+def _open(
+    verified: VerifiedFolder, name: FormName, provider: Provider, threads: int, roi: NDArray[np.bool_] | None
+) -> Bundle:
     manifest = verified.manifest
     data = verified.files[manifest.forms[name].file]
-    session = open_session(data, form=name, provider=options.provider, threads=options.threads)
+    session = open_session(data, form=name, provider=provider, threads=threads)
     pictures = ("reference.png", *manifest.references)
     references = tuple(decode(verified.files[file], MAX_PIXELS) for file in pictures if file in verified.files)
     return Bundle(verified.folder, manifest, session, name, roi, references, len(data))

@@ -14,8 +14,15 @@ from service.types import Border
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
-FormName = Literal["float32", "fp16", "int8"]
-FORM_FILES: dict[FormName, str] = {"float32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+# int8-openvino and bf16 are the int8 and float32 networks as OpenVINO computes them: other scores, so thresholds of their own
+FormName = Literal["float32", "fp16", "int8", "int8-openvino", "bf16"]
+FORM_FILES: dict[FormName, str] = {
+    "float32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+    "int8-openvino": "model.int8.onnx",
+    "bf16": "model.onnx",
+}
 
 
 class _Part(BaseModel):

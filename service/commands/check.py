@@ -9,6 +9,7 @@ import typer
 
 from service.bundle.store import EngineOptions, load_bundle
 from service.bundle.verify import verify
+from service.engine.session import OPENVINO_FORMS, has_openvino
 
 
 def check(bundle: Annotated[Path, typer.Argument(help="A bundle's folder, models/NAME/VERSION.")]) -> None:
@@ -21,7 +22,10 @@ def check(bundle: Annotated[Path, typer.Argument(help="A bundle's folder, models
     for name in manifest.forms:
         if name == "fp16":
             continue  # a GPU form; it is checked where it is loaded
-        loaded = load_bundle(bundle, EngineOptions(precision=name, provider="cpu"))
+        if name in OPENVINO_FORMS and not has_openvino():
+            typer.echo(f"form {name}: not checked, OpenVINO is not installed (pip install 'flawscribe[openvino]')")
+            continue
+        loaded = load_bundle(bundle, EngineOptions(name, "openvino" if name in OPENVINO_FORMS else "cpu"))
         met = "meets" if loaded.form_name == name else "MISSES"
         typer.echo(f"form {name}: {met} its golden pictures on this machine")
 

@@ -1,49 +1,48 @@
-"""One ONNX network on one device: provider, ladder of batch sizes, IO. Nothing here knows of pictures or bundles."""
+"""One ONNX network on one device, whatever engine runs it. Nothing here knows of pictures or bundles.
+
+onnx_runtime.py and openvino.py are the engines; each is imported where it is used, so that a service holds one of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import os
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from service.errors import BundleRefused, NotReady
 from service.image.prepare import WINDOW
 from service.types import WindowMaps
 
-log = logging.getLogger("flawscribe.engine")
-Provider = Literal["auto", "cpu", "cuda"]
-CPU_LADDER = (1, 2, 4)  # a batch buys little on a CPU and costs memory
-CPU_INT8_LADDER = (1, 2)  # int8 convolutions unfold their input: 170 MB a window (docs/decisions/0007)
+Provider = Literal["auto", "cpu", "openvino", "cuda"]
+OPENVINO_FORMS = ("int8-openvino", "bf16")  # whose scores are OpenVINO's: engines round int8 differently
+CPU_LADDER = (1, 2)  # a batch saves no time on a CPU and costs memory (docs/decisions/0011)
 CUDA_LADDER = (1, 2, 4, 8, 16, 32)
 _M_ARENA_MAX = -8  # glibc's malloc.h
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class Session:
-    """A loaded network. `run` may be called from one thread at a time."""
+class Session(ABC):
+    """A loaded network. `run` may be called from one thread at a time. `outputs`: the names that the network gives."""
 
-    def __init__(self, session: Any, form: str, provider: str, ladder: Sequence[int]) -> None:
-        self._session = session
+    def __init__(self, form: str, provider: str, ladder: Sequence[int], outputs: Collection[str]) -> None:
         self.form = form
         self.provider = provider
         self.ladder = tuple(ladder)
-        names = {output.name for output in session.get_outputs()}
-        self.has_logical = "logical_map" in names
+        self.has_logical = "logical_map" in outputs
         self._seen: set[int] = set()  # rungs that have run
         self._maps = ["structural_map", "logical_map"] if self.has_logical else ["structural_map"]
 
     def run(self, windows: NDArray[np.uint8], features: bool = False) -> WindowMaps:
         """Maps of `windows` uint8 [n,256,256,3], n >= 1, in as many runs as the ladder needs; `features` when asked for.
 
-        A failing run raises ONNX Runtime's own exceptions.
+        A failing run raises the engine's own exceptions.
         """
         wanted = [*self._maps, "features"] if features else self._maps
         top = self.ladder[-1]
@@ -63,16 +62,11 @@ class Session:
         self._seen.add(rung)
         if rung > count:  # filled up with copies: a shape outside the ladder would be planned anew
             windows = np.concatenate([windows, np.repeat(windows[-1:], rung - count, axis=0)])
-        if self.provider == "cpu":
-            outputs = self._session.run(wanted, {"image": np.ascontiguousarray(windows)})
-        else:
-            binding = self._session.io_binding()
-            binding.bind_cpu_input("image", np.ascontiguousarray(windows))
-            for name in wanted:
-                binding.bind_output(name)
-            self._session.run_with_iobinding(binding)
-            outputs = binding.copy_outputs_to_cpu()
-        return [output[:count] for output in outputs]
+        return [output[:count] for output in self._infer(np.ascontiguousarray(windows), wanted)]
+
+    @abstractmethod
+    def _infer(self, windows: NDArray[np.uint8], wanted: list[str]) -> list[NDArray[Any]]:
+        """The `wanted` outputs for windows whose number is a rung's."""
 
 
 def open_session(
@@ -80,55 +74,47 @@ def open_session(
 ) -> Session:
     """Load a verified network from its bytes.
 
-    `auto` takes CUDA where it works, else the CPU. `threads`: of one run on the CPU, 0 for the cgroup's share. Raises
-    NotReady when the asked provider is not there, or ONNX Runtime fell back silently; BundleRefused when it cannot
-    load the network.
+    `auto` takes OpenVINO for the forms that were calibrated in it, else CUDA where it works, else the CPU. `threads`: of
+    one run on the CPU, 0 for the cgroup's share. Raises NotReady when the asked provider is not there, or ONNX Runtime
+    fell back silently; BundleRefused when the network cannot be loaded, or not in that form.
     """
-    available = onnxruntime.get_available_providers()
-    if provider != "cpu" and _PROVIDERS["cuda"] in available and _cuda_libraries():
-        opened = _create(model, "cuda", threads)
-        if opened is not None:
-            return Session(opened, form, "cuda", ladder or CUDA_LADDER)
+    if provider == "cuda" or (provider == "auto" and form not in OPENVINO_FORMS and has_cuda()):
+        from service.engine.onnx_runtime import open_onnx_runtime  # noqa: PLC0415 - see above
+
+        on_gpu = open_onnx_runtime(model, form, "cuda", threads, ladder or CUDA_LADDER)
+        if on_gpu is not None:
+            return on_gpu
     if provider == "cuda":
         raise NotReady(
             "FLAWSCRIBE_PROVIDER=cuda, but ONNX Runtime could not start CUDA here: is there a GPU, and is the extra "
             "`gpu` installed (pip install 'flawscribe[gpu]')?"
         )
-    opened = _create(model, "cpu", threads)
+    if provider == "openvino" and not has_openvino():
+        raise NotReady(
+            "FLAWSCRIBE_PROVIDER=openvino, but OpenVINO is not installed: pip install 'flawscribe[openvino]'"
+        )
+    if provider == "openvino" or (provider == "auto" and form in OPENVINO_FORMS and has_openvino()):
+        from service.engine.openvino import open_openvino  # noqa: PLC0415
+
+        return open_openvino(model, form, threads, ladder or CPU_LADDER)
+    if form in OPENVINO_FORMS:
+        raise BundleRefused(f"form {form} needs OpenVINO: pip install 'flawscribe[openvino]'")
+    from service.engine.onnx_runtime import open_onnx_runtime  # noqa: PLC0415
+
+    opened = open_onnx_runtime(model, form, "cpu", threads, ladder or CPU_LADDER)
     if opened is None:
         raise NotReady("ONNX Runtime could not start its CPU provider")
-    return Session(opened, form, "cpu", ladder or (CPU_INT8_LADDER if form == "int8" else CPU_LADDER))
+    return opened
 
 
-def _cuda_libraries() -> bool:
-    """Load the CUDA libraries that came as wheels; False when there is no NVIDIA driver to use them."""
-    if not (Path("/dev/nvidiactl").exists() or os.name == "nt"):
-        return False
-    onnxruntime.preload_dlls()
-    return True
+def has_cuda() -> bool:
+    """Whether there is an NVIDIA driver, as far as can be seen without loading one."""
+    return Path("/dev/nvidiactl").exists() or os.name == "nt"
 
 
-def _create(model: bytes, provider: str, threads: int) -> Any | None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, and told of where they are caught
-    options.intra_op_num_threads = threads or available_cores()
-    options.inter_op_num_threads = 1
-    # spinning burns whole cores between runs and bought nothing
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings: dict[str, str] = {}
-    if provider == "cuda":
-        settings = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-    else:
-        options.enable_cpu_mem_arena = False  # the arena doubles resident memory and saves no time here
-        options.enable_mem_pattern = False  # one block for a whole run is mapped anew each time: int8 took 1.4x as long
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=[(_PROVIDERS[provider], settings)])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        if provider == "cuda":  # a broken network shows on the CPU too
-            log.warning("CUDA could not be started: %s", error)
-            return None
-        raise BundleRefused(f"ONNX Runtime cannot load the network: {error}") from error
-    return session if session.get_providers()[0] == _PROVIDERS[provider] else None
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
+    return find_spec("openvino") is not None
 
 
 def return_memory() -> None:

@@ -1,7 +1,8 @@
-"""Torch detector -> ONNX, and the measure of how well both agree."""
+"""Torch detector -> the same function with less work -> ONNX, and the measure of how well both agree."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -11,24 +12,113 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from service.bundle.manifest import Parity
 from service.engine.session import Session
 from service.errors import BundleRefused
-from service.training.network import Detector
+from service.training.network import IMAGE_MEAN, IMAGE_STD, TEACHER_CHANNELS, Detector, Pdn
 from service.training.select import run_torch
 
 OPSET = 18
 _LARGEST_ERROR = 1e-3  # relative score error between torch and ONNX Runtime
-_HALVED_FROM = 1024  # elements: smaller tensors are stored as they are
+_HALVED_FROM = (
+    32_768  # elements: smaller tensors (the first layers, whose weights take the pixels) are stored as they are
+)
+PIXEL_UNIT = 128  # the networks take pixels in this unit; a power of two, so that int8 may take the bytes as they are
+
+
+class Served(nn.Module):
+    """What a detector computes, with less work: the graph that is exported.
+
+    The normalisation is in the first layers' weights (nothing is padded, so that this is exact), the whitening in the
+    teacher's last; the student's last layer is negated, so that a sum, which engines fuse into the convolution, gives the
+    difference. Features are the whitened ones stretched back: they cost no layer of their own.
+    """
+
+    mean: Tensor
+    std: Tensor
+    unit: Tensor
+    shift: Tensor
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.teacher, student = _on_pixels(detector.teacher), _on_pixels(detector.student)
+        last = _last(self.teacher)
+        assert last.bias is not None
+        with torch.no_grad():
+            last.weight.div_(detector.std[:, None, None, None])
+            last.bias.sub_(detector.mean).div_(detector.std)
+        self.student = student.layers[:-1]
+        self.imitation = _negated(_last(student), 0, TEACHER_CHANNELS)
+        self.register_buffer("mean", detector.mean[:, None, None].clone())
+        self.register_buffer("std", detector.std[:, None, None].clone())
+        gain = 0.1 / (detector.q_b - detector.q_a)
+        self.gain, self.offset = (gain / TEACHER_CHANNELS).tolist(), (-gain * detector.q_a).tolist()
+        self.autoencoder = copy.deepcopy(
+            detector.autoencoder
+        )  # it pads, with the mean colour: it takes normalised pixels
+        if self.autoencoder is not None:
+            self.copy = _negated(_last(student), TEACHER_CHANNELS, 2 * TEACHER_CHANNELS)
+            mean, std = torch.tensor(IMAGE_MEAN)[:, None, None], torch.tensor(IMAGE_STD)[:, None, None]
+            self.register_buffer("unit", PIXEL_UNIT / 255 / std)
+            self.register_buffer("shift", -mean / std)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [N,256,256,3] -> the detector's own answer."""
+        pixels = image.permute(0, 3, 1, 2).float() * (1 / PIXEL_UNIT)
+        target, hidden = self.teacher(pixels), self.student(pixels)
+        features = (target * self.std + self.mean).half()
+        structural = self._scaled(target + self.imitation(hidden), 0)
+        if self.autoencoder is None:
+            return structural, features
+        logical = self._scaled(self.autoencoder(pixels * self.unit + self.shift) + self.copy(hidden), 1)
+        return structural, logical, features
+
+    def _scaled(self, difference: Tensor, index: int) -> Tensor:
+        distance: Tensor = difference.square().sum(dim=1)
+        return distance * self.gain[index] + self.offset[index]
+
+
+def _on_pixels(network: Pdn) -> Pdn:
+    """The network with pixels in PIXEL_UNIT, not normalised, as its input."""
+    taken = copy.deepcopy(network)
+    first = taken.layers[0]
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    mean, std = torch.tensor(IMAGE_MEAN)[:, None, None], torch.tensor(IMAGE_STD)[:, None, None]
+    with torch.no_grad():
+        first.bias.sub_((first.weight * (mean / std)).sum(dim=(1, 2, 3)))
+        first.weight.mul_(PIXEL_UNIT / 255 / std)
+    return taken
+
+
+def _last(network: Pdn) -> nn.Conv2d:
+    last = network.layers[-1]
+    assert isinstance(last, nn.Conv2d)
+    return last
+
+
+def _negated(layer: nn.Conv2d, start: int, stop: int) -> nn.Conv2d:
+    """Output channels start..stop of a layer, with the opposite sign."""
+    assert layer.bias is not None
+    part = nn.Conv2d(layer.in_channels, stop - start, layer.kernel_size)  # type: ignore[arg-type]
+    assert part.bias is not None
+    with torch.no_grad():
+        part.weight.copy_(-layer.weight[start:stop])
+        part.bias.copy_(-layer.bias[start:stop])
+    return part
 
 
 def round_to_half(detector: Detector) -> None:
-    """Round the networks' weights to float16 values in place, so that storing them as float16 later changes nothing."""
+    """Round the networks' weights in place, so that storing them as float16 later changes nothing: the large ones to
+    float16 values, and the teacher's last layer so that its whitened weights, which are what is stored, are such."""
     with torch.no_grad():
         for parameter in detector.parameters():
             if parameter.numel() >= _HALVED_FROM:
                 parameter.copy_(parameter.half().float())
+        weight, std = _last(detector.teacher).weight, detector.std[:, None, None, None]
+        weight.copy_((weight / std).half().float() * std)
 
 
 def to_onnx(detector: Detector) -> bytes:
@@ -41,7 +131,7 @@ def to_onnx(detector: Detector) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            detector.cpu(),
+            Served(detector.cpu()).eval(),
             (example,),
             input_names=["image"],
             output_names=names,

@@ -16,7 +16,8 @@ from PIL import Image
 
 from service.bundle.load import anomaly_map_of
 from service.bundle.manifest import FORM_FILES, Form, FormName, Golden, Parity
-from service.engine.session import Session, available_cores, open_session
+from service.engine.session import OPENVINO_FORMS, Session, available_cores, has_openvino, open_session
+from service.errors import BundleRefused
 from service.image.prepare import PrepareRecipe, plan_tiles, thumbnail, working_size
 from service.training.calibrate import part_scores, threshold
 from service.training.data import NormalImage
@@ -74,7 +75,8 @@ class HeldOut:
 def export_forms(
     detector: Detector, bank: FeatureBank, judge: Selection, say: Say, *, half: bool
 ) -> dict[FormName, bytes]:
-    """The float32 form, and of int8 and (when `half` is wanted) fp16 those that tell painted flaws as well."""
+    """The float32 form, and those of the faster ones that tell painted flaws as well: int8, fp16 (when `half` is wanted),
+    and where OpenVINO is installed the int8 and float32 networks as it computes them."""
     plain = to_onnx(detector)
     networks: dict[FormName, bytes] = {"float32": store_as_half(plain)}
     rng = np.random.default_rng(0)
@@ -83,14 +85,25 @@ def export_forms(
     faster: dict[FormName, bytes] = {"int8": quantize(plain, windows)}
     if half:
         faster["fp16"] = halve(plain)
-    before = judge.separation_of(open_session(networks["float32"], form="float32", provider="cpu").run)
+    if has_openvino():
+        faster |= {"int8-openvino": faster["int8"], "bf16": networks["float32"]}
+    before = judge.separation_of(open_form(networks["float32"], "float32").run)
     for name, network in faster.items():
-        after = judge.separation_of(open_session(network, form=name, provider="cpu").run)
+        try:
+            after = judge.separation_of(open_form(network, name).run)
+        except BundleRefused as error:  # bfloat16 on a processor without it
+            say(f"{name} form not made: {error.detail}")
+            continue
         if after >= before - _FORM_LOSS:
             networks[name] = network
         verb = "kept" if name in networks else "dropped"
         say(f"{name} form {verb}: separation of painted flaws {after:.4f}, float32 {before:.4f}")
     return networks
+
+
+def open_form(network: bytes, name: FormName) -> Session:
+    """The network on the CPU, in the engine that serves this form. Raises BundleRefused where it cannot."""
+    return open_session(network, form=name, provider="openvino" if name in OPENVINO_FORMS else "cpu")
 
 
 def calibrate_form(

@@ -109,7 +109,7 @@ def test_nothing_is_loaded_that_was_not_verified(tmp_path: Path) -> None:
 
 
 def test_cuda_that_is_not_there_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.engine.session._cuda_libraries", lambda: False)
+    monkeypatch.setattr("service.engine.onnx_runtime._load_cuda_libraries", lambda: False)
     with pytest.raises(NotReady, match="gpu"):
         load_bundle(write_bundle(tmp_path), EngineOptions(provider="cuda"))
 

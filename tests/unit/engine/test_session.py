@@ -11,9 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from service.engine import session as session_module
+from service.engine import onnx_runtime as runtime_module
 from service.engine.session import (
-    CPU_INT8_LADDER,
     CPU_LADDER,
     CUDA_LADDER,
     Session,
@@ -54,7 +53,7 @@ def spied(session: Session) -> Spy:
     ("count", "batches"), [(1, [1]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 1]), (7, [4, 4]), (9, [4, 4, 1])]
 )
 def test_only_the_ladder_s_batch_sizes_are_run(count: int, batches: list[int]) -> None:
-    session = opened()
+    session = opened(ladder=(1, 2, 4))
     spy = spied(session)
     assert session.run(WINDOWS[:count]).structural.shape == (count, 56, 56)
     assert spy.batches == batches
@@ -74,7 +73,7 @@ def test_warming_up_runs_every_rung() -> None:
 
 
 def test_warming_up_spares_the_rungs_that_have_run() -> None:
-    session = opened()
+    session = opened(ladder=(1, 2, 4))
     session.run(WINDOWS[:3])  # a rung of four
     spy = spied(session)
     session.warm_up()
@@ -82,7 +81,7 @@ def test_warming_up_spares_the_rungs_that_have_run() -> None:
 
 
 def test_features_are_fetched_when_asked_for_only() -> None:
-    session = opened()
+    session = opened(ladder=(4,))
     spy = spied(session)
     assert session.run(WINDOWS[:3]).features is None
     features = session.run(WINDOWS[:3], features=True).features
@@ -161,14 +160,8 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     return_memory()
 
 
-def test_int8_has_a_shorter_ladder_on_a_cpu() -> None:
-    session = open_session(darkness_network(), form="int8", provider="cpu", threads=1)
-    assert session.ladder == CPU_INT8_LADDER == (1, 2)
-    assert session.run(WINDOWS[:5]).structural.shape == (5, 56, 56)
-
-
 def test_without_a_number_of_threads_the_cgroup_s_share_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "available_cores", lambda: 2)
+    monkeypatch.setattr(runtime_module, "available_cores", lambda: 2)
     assert opened(threads=0)._session.get_session_options().intra_op_num_threads == 2
 
 
@@ -256,7 +249,7 @@ class FakeRuntime:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     runtime = FakeRuntime("CUDAExecutionProvider")
-    monkeypatch.setattr(session_module, "onnxruntime", runtime)
+    monkeypatch.setattr(runtime_module, "onnxruntime", runtime)
     monkeypatch.setattr(Path, "exists", lambda self: str(self) == "/dev/nvidiactl")
     return runtime
 
