@@ -39,9 +39,9 @@ def list_all(keys_file: KeysFile) -> None:
 
 @keys.command()
 def revoke(keys_file: KeysFile, key_id: Annotated[str, typer.Argument(help="Id of the key.")]) -> None:
-    """Remove a key; a running service takes note at its next start."""
+    """Remove a key: from the next request on it opens nothing, and its browser sessions end."""
     revoke_key(keys_file, key_id)
-    typer.echo(f"key {key_id} revoked; restart the service")
+    typer.echo(f"key {key_id} revoked")
 
 
 def register(app: typer.Typer) -> None:

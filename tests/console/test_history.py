@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from tests.console.conftest import Opener
 from tests.console.parts import HOSTILE, inspect, part
 from tests.contract.serving import Service
+from tests.unit.records.making import record
 
 
 def test_filters_find_and_the_address_keeps_them(site: Service, open_page: Opener) -> None:
@@ -33,14 +34,16 @@ def test_filters_find_and_the_address_keeps_them(site: Service, open_page: Opene
 
 
 def test_pages_go_on_by_cursor(site: Service, open_page: Opener) -> None:
-    for _ in range(52):
-        inspect(site, part(None), lot="many", path="/detect", store="record")
+    records = site.state.records
+    assert records is not None
+    records.save([record(number, lot="many", product="cover") for number in range(52)]).result(30)
     page = open_page(site, "/console/history?lot=many")
-    expect(page.locator("#rows tr")).to_have_count(50)
+    rows = page.locator("#rows tr")
+    expect(rows).to_have_count(50)
     page.get_by_role("button", name="Older").click()
-    expect(page.locator("#rows tr")).to_have_count(2)
+    expect(rows).to_have_count(2)
     page.get_by_role("button", name="Back to the newest").click()
-    expect(page.locator("#rows tr")).to_have_count(50)
+    expect(rows).to_have_count(50)
 
 
 def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_page: Opener) -> None:

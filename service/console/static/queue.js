@@ -139,7 +139,7 @@ subscribe({
     if (told.inspection_id === chosen?.record.id) {
       if (chosen.form.saving()) return; // it is this page's own
       // somebody else was quicker; what was being written is not taken away
-      show(at("meanwhile"), el("p", { class: "notice" }, text("meanwhile", { who: told.who })));
+      show(at("meanwhile"), el("p", { class: "notice", role: "alert" }, text("meanwhile", { who: told.who })));
       setTimeout(() => show(at("meanwhile")), 8000);
     } else {
       records = records.filter((each) => each.id !== told.inspection_id);
