@@ -1,5 +1,5 @@
 """A network in OpenVINO: on a CPU several times as fast as ONNX Runtime where that has matrix units (AMX), which ONNX
-Runtime's float kernels do not use (docs/decisions/0011)."""
+Runtime's float kernels do not use (docs/decisions/0013)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from service.types import WindowMaps
 
 Provider = Literal["auto", "cpu", "openvino", "cuda"]
 OPENVINO_FORMS = ("int8-openvino", "bf16")  # whose scores are OpenVINO's: engines round int8 differently
-CPU_LADDER = (1, 2)  # a batch saves no time on a CPU and costs memory (docs/decisions/0011)
+CPU_LADDER = (1, 2)  # a batch saves no time on a CPU and costs memory (docs/decisions/0013)
 CUDA_LADDER = (1, 2, 4, 8, 16, 32)
 _M_ARENA_MAX = -8  # glibc's malloc.h
 

@@ -85,7 +85,7 @@ def _balance(graph: onnx.GraphProto, pixels: _Pixels, mean: NDArray[np.float64])
     """Put into the first layers' biases what rounding their weights will add to a picture of `mean` colour [3].
 
     Pixels are far from zero, so that a rounding error of a weight is a shift of its whole channel: half of all that int8
-    loses (docs/decisions/0011).
+    loses (docs/decisions/0013).
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
