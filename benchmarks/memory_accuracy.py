@@ -1,11 +1,14 @@
 """How well memory names a flaw after few reviews: k-shot macro-F1, and how often a type never reviewed is called unknown.
 
-From true masks: the teacher's features at working resolution, averaged under the mask, and the figures of shape and colour.
-Sets: Magnetic Tile's five flaw types beside the checkout, and generated parts. Two ways to draw: `parts_apart` never asks about a
-part that was reviewed (Magnetic Tile shows each part at up to six exposures); `any_picture` does, as most published figures do.
-`--half choose` is what settings were chosen by; `report` the other half of the parts.
+Sets: Magnetic Tile's five flaw types and the bottles beside the checkout, and generated parts. Descriptors are made twice: from
+true masks, and from the regions that a served model detects (the strongest region that touches the flaw; a flaw without one cannot
+be named and is counted as missed, not as wrong). A model that is not in `--models` is trained first, without the global map.
 
-    python -m benchmarks.memory_accuracy --half report --json benchmarks/results/memory_accuracy.json
+Two ways to draw: `parts_apart` never asks about a part that was reviewed (Magnetic Tile shows each part at up to six exposures);
+`any_picture` does, as most published figures do. `--half choose` is what settings were chosen by; `report` the other half of the
+parts. With `figures: false` the figures of shape and colour are left out.
+
+    python -m benchmarks.memory_accuracy --json benchmarks/results/memory_accuracy.json
 """
 
 from __future__ import annotations
@@ -24,28 +27,39 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from benchmarks.machine import describe
+from benchmarks.accuracy import prepare_set
+from benchmarks.machine import describe as machine
 from benchmarks.teacher_probe import DATASETS, features
-from service.captions.descriptor import FIGURES, case_descriptor
+from service.bundle.load import Bundle
+from service.bundle.store import EngineOptions, load_bundle
+from service.captions.descriptor import FIGURES, MAKING, Surface, case_descriptor
 from service.captions.figures import describe_region_figures
 from service.captions.memory import Memory
 from service.captions.neighbours import bank, embed, fit_metric, vote
 from service.captions.products import UNKNOWN
+from service.decision.regions import region_pixels
+from service.engine.batcher import Answer
 from service.image.decode import decode
-from service.image.prepare import STRIDE, PrepareRecipe, resize, working_size
+from service.image.prepare import STRIDE, PrepareRecipe, prepare, resize, working_size
+from service.inspector import decide, describe
 from service.records.entities import StoredCase
 from service.samples import KINDS, flaw_types, render
+from service.training.build import BuildSettings, build
 from service.training.network import Pdn
 from service.training.teacher import load_teacher
 
-TILES = "magnetic_tile"
+TILES, BOTTLE = "magnetic_tile", "bottle"
+SETS = (TILES, BOTTLE, *KINDS)
 SHOTS = (1, 5, 10)
-_RECIPES = {TILES: PrepareRecipe(rule="scale", value=0.75)}
-_OTHER = PrepareRecipe(value=512)
+_SOURCE = {TILES: "magnetic_tile:grouped"}  # no tile of the training set has a flaw
+_RECIPES = {TILES: PrepareRecipe(rule="scale", value=1.0)}  # what training chooses for pictures of many sizes
+_OTHER = PrepareRecipe(value=448)
+_NEAR = 3  # cells
 
 Rgb = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.intp]
+Seen = tuple[str, str, Rgb, Mask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,54 +71,101 @@ class Flaw:
     descriptor: NDArray[np.float32]
 
 
-def tiles(most: int, rng: np.random.Generator) -> Iterator[tuple[str, str, Rgb, Mask]]:
-    """(label, part, picture, mask) of Magnetic Tile, at most `most` a type; pictures with an empty mask are left out."""
+def tiles() -> Iterator[Seen]:
+    """(label, part, picture, mask) of Magnetic Tile; pictures with an empty mask are left out."""
     with (DATASETS / TILES / "split.csv").open() as lines:
         rows = [row for row in csv.DictReader(lines) if row["class"] != "Free"]
-    for label in sorted({row["class"] for row in rows}):
-        mine = [row for row in rows if row["class"] == label]
-        for index in sorted(rng.permutation(len(mine))[:most]):
-            path = DATASETS / TILES / f"MT_{label}" / mine[index]["file"]
-            with Image.open(path.with_suffix(".png")) as drawn:
-                mask = np.asarray(drawn.convert("L")) > 127
-            if mask.any():
-                yield label, f"{label} {mine[index]['tile']}", decode(path.read_bytes(), 10**8), mask
+    for row in sorted(rows, key=lambda row: (row["class"], row["file"])):
+        path = DATASETS / TILES / f"MT_{row['class']}" / row["file"]
+        mask = _mask(path.with_suffix(".png"))
+        if mask.any():
+            yield row["class"], f"{row['class']} {row['tile']}", decode(path.read_bytes(), 10**8), mask
 
 
-def generated(kind: str, most: int) -> Iterator[tuple[str, str, Rgb, Mask]]:
-    """(label, part, picture, mask) of generated parts, `most` a type."""
+def bottles() -> Iterator[Seen]:
+    """The same of MVTec AD's bottles."""
+    root = DATASETS / BOTTLE
+    for drawn in sorted(root.glob("ground_truth/*/*_mask.png")):
+        label, stem = drawn.parent.name, drawn.stem.removesuffix("_mask")
+        picture = next((root / "test" / label).glob(f"{stem}.*"))
+        yield label, f"{label} {stem}", decode(picture.read_bytes(), 10**8), _mask(drawn)
+
+
+def generated(kind: str, each: int) -> Iterator[Seen]:
+    """The same of generated parts, `each` of a type."""
     for place, label in enumerate(flaw_types(kind)):
-        for number in range(most):
+        for number in range(each):
             sample = render(kind, np.random.default_rng((place, number)), label)
             yield label, f"{label} {number}", sample.image, sample.mask
 
 
-def descriptor(teacher: Pdn, rgb: Rgb, mask: Mask, recipe: PrepareRecipe) -> NDArray[np.float32]:
-    """float32 [384 + FIGURES] of the pixels `mask`: a cell counts when any of its pixels does."""
+def source(name: str, each: int) -> Iterator[Seen]:
+    return tiles() if name == TILES else bottles() if name == BOTTLE else generated(name, each)
+
+
+def _mask(path: Path) -> Mask:
+    with Image.open(path) as drawn:
+        return np.asarray(drawn.convert("L")) > 127
+
+
+def from_mask(teacher: Pdn, rgb: Rgb, mask: Mask, recipe: PrepareRecipe) -> NDArray[np.float32]:
+    """The descriptor of the pixels `mask`: a cell counts when any of its pixels does."""
     size = working_size(rgb.shape[1], rgb.shape[0], recipe)
-    cells = features(teacher, resize(Image.fromarray(rgb), *size)).numpy()
+    cells = features(teacher, resize(Image.fromarray(rgb), *size)).numpy().astype(np.float16)
     small = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 0
     inside = np.zeros(cells.shape[:2], bool)
     found = ndimage.maximum_filter(small, STRIDE)[::STRIDE, ::STRIDE]
     inside[: found.shape[0], : found.shape[1]] = found
-    return case_descriptor(cells[inside].mean(axis=0), describe_region_figures(rgb, mask))
+    near = ndimage.binary_dilation(inside, np.ones((3, 3)), iterations=_NEAR)
+    around = next(cells_ for cells_ in (~near, ~inside, inside) if cells_.any())
+    return case_descriptor(Surface(cells[around]).features(cells[inside]), describe_region_figures(rgb, mask))
 
 
-def flaws_of(name: str, teacher: Pdn, most: int, cache: Path) -> list[Flaw]:
-    """The set's flaws, computed once and kept in `cache`."""
-    kept = cache / f"{name}-{most}.npz"
-    if not kept.is_file():
-        source = tiles(most, np.random.default_rng(0)) if name == TILES else generated(name, most)
-        recipe = _RECIPES.get(name, _OTHER)
-        found = [(label, part, descriptor(teacher, rgb, mask, recipe)) for label, part, rgb, mask in source]
-        labels, parts, vectors = zip(*found, strict=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, labels=labels, parts=parts, vectors=np.stack(vectors))
-    with np.load(kept) as data:
-        return [
-            Flaw(str(label), str(part), vector)
-            for label, part, vector in zip(data["labels"], data["parts"], data["vectors"], strict=True)
-        ]
+def from_detection(bundle: Bundle, rgb: Rgb, mask: Mask) -> NDArray[np.float32] | None:
+    """The descriptor of the strongest detected region that touches the pixels `mask`, as served; None when none does."""
+    plan = bundle.plan(rgb.shape[1], rgb.shape[0])
+    answer = Answer(bundle.session.run(prepare(rgb, plan), features=True), 0.0, 0.0)
+    anomaly_map, verdict = decide(answer, bundle, plan, None, ())
+    described = describe(answer, lambda: rgb, anomaly_map, verdict)
+    assert described is not None
+    found = zip(verdict.regions, region_pixels(anomaly_map, verdict.thresholds.review), described, strict=True)
+    for region, pixels, descriptor in found:
+        x, y, w, h = region.box
+        if (mask[y : y + h, x : x + w] & pixels).any():
+            return descriptor
+    return None
+
+
+def bundle_of(name: str, teacher: str, models: Path, cache: Path) -> Bundle:
+    """The set's model; trained where it is not in `models`."""
+    folder = models / name.replace("_", "-")
+    versions = sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name))
+    if not versions:
+        data, _, group_by = prepare_set(_SOURCE.get(name, name), 0, cache / "sets")
+        settings = BuildSettings(
+            data=data,
+            name=folder.name,
+            models_dir=models,
+            runs_dir=cache / "runs",
+            teacher=teacher,
+            group_by=group_by,
+            global_map=False,
+            half=False,
+        )
+        versions = [build(settings, lambda text: print(text, flush=True))]
+    return load_bundle(versions[-1], EngineOptions(provider="cpu"))
+
+
+def kept(path: Path, name: str, each: int, make: Any) -> tuple[list[Flaw], int]:
+    """The set's flaws by `make(rgb, mask)`, kept in `path`, and how many had none."""
+    if not path.is_file():
+        found = [(label, part, make(rgb, mask)) for label, part, rgb, mask in source(name, each)]
+        labels, parts, vectors = zip(*(row for row in found if row[2] is not None), strict=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, labels=labels, parts=parts, vectors=np.stack(vectors), missed=len(found) - len(labels))
+    with np.load(path) as data:
+        rows = zip(data["labels"], data["parts"], data["vectors"], strict=True)
+        return [Flaw(str(label), str(part), vector) for label, part, vector in rows], int(data["missed"])
 
 
 def half(flaws: Sequence[Flaw], which: str) -> list[Flaw]:
@@ -198,7 +259,7 @@ def left_out(flaws: Sequence[Flaw], shots: int, draws: int) -> dict[str, Any]:
     }
 
 
-def judge(name: str, flaws: Sequence[Flaw], draws: int) -> dict[str, Any]:
+def judge(name: str, regions: str, flaws: Sequence[Flaw], missed: int, draws: int) -> dict[str, Any]:
     """All figures of one set."""
     rows = [
         {
@@ -213,7 +274,9 @@ def judge(name: str, flaws: Sequence[Flaw], draws: int) -> dict[str, Any]:
     ]
     return {
         "set": name,
+        "regions": regions,
         "flaws": len(flaws),
+        "missed": missed,
         "few_shot": rows,
         "left_out_10_shot": left_out(flaws, 10, max(1, draws // 5)),
     }
@@ -222,29 +285,38 @@ def judge(name: str, flaws: Sequence[Flaw], draws: int) -> dict[str, Any]:
 def main() -> None:
     """Print the figures; with --json, write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=(TILES, *KINDS), default=(TILES, *KINDS))
-    parser.add_argument("--half", choices=("choose", "report", "all"), default="report")
-    parser.add_argument("--most", type=int, default=120, help="flaws of a type of Magnetic Tile")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--regions", nargs="+", choices=("masks", "detected"), default=("masks", "detected"))
+    parser.add_argument("--half", choices=("choose", "report", "all"), default="report", help="of Magnetic Tile")
     parser.add_argument("--generated", type=int, default=30, help="flaws of a type of generated parts")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--teacher", default="pdn-small")
+    parser.add_argument("--models", type=Path, default=Path("runs/memory/models"), help="where sets' models are")
     parser.add_argument("--cache", type=Path, default=Path("runs/memory"), help="where descriptors are kept")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(2)
-    teacher = load_teacher(options.teacher).network
+    teacher = load_teacher(options.teacher)
+    cache: Path = options.cache / f"{teacher.sha256[:12]}-{MAKING}"
     results = []
     for name in options.sets:
-        most = options.most if name == TILES else options.generated
-        flaws = flaws_of(name, teacher, most, options.cache)
-        if name == TILES:  # nothing was chosen by the generated ones
-            flaws = half(flaws, options.half)
-        results.append(judge(name, flaws, options.draws))
-        print(json.dumps(results[-1]), flush=True)
+        for regions in options.regions:
+            if regions == "masks":
+                recipe = _RECIPES.get(name, _OTHER)
+                make: Any = lambda rgb, mask, r=recipe: from_mask(teacher.network, rgb, mask, r)  # noqa: E731
+            else:
+                bundle = bundle_of(name, options.teacher, options.models, cache)
+                make = lambda rgb, mask, b=bundle: from_detection(b, rgb, mask)  # noqa: E731
+            flaws, missed = kept(cache / f"{name}-{regions}-{options.generated}.npz", name, options.generated, make)
+            if name == TILES:  # nothing was chosen by the others
+                flaws = half(flaws, options.half)
+            results.append(judge(name, regions, flaws, missed, options.draws))
+            print(json.dumps(results[-1]), flush=True)
     if options.json is not None:
         content = {
-            "machine": describe(),
+            "machine": machine(),
             "teacher": options.teacher,
+            "teacher_sha256": teacher.sha256[:12],
             "half": options.half,
             "draws": options.draws,
             "sets": results,

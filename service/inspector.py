@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.load import Bundle, anomaly_map_of
-from service.captions.descriptor import FIGURES
+from service.captions.descriptor import FIGURES, LENGTH, Surface, case_descriptor
 from service.captions.figures import measure, region_vector
-from service.decision.regions import region_descriptors, region_pixels
+from service.decision.regions import region_cells, region_pixels
 from service.decision.scale import picture_map, stitch_features
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Answer, Batcher, Runner
@@ -205,17 +205,17 @@ def decide(
 def describe(
     answer: Answer, pixels: Callable[[], NDArray[np.uint8]], anomaly_map: AnomalyMap, verdict: Verdict
 ) -> NDArray[np.float32] | None:
-    """float32 [regions, C + FIGURES]: what memory compares flaws by, features and then figures of shape and colour. None
-    when the network's answer has no features."""
+    """float32 [regions, LENGTH]: what memory compares flaws by. None when the network's answer has no features."""
     if answer.maps.features is None:
         return None
     if not verdict.regions:  # an undecidable picture has none, whatever its map says
-        return np.zeros((0, answer.maps.features.shape[1] + FIGURES), np.float32)
-    features = stitch_features(answer.maps.features, anomaly_map.plan)
+        return np.zeros((0, LENGTH), np.float32)
     review = verdict.thresholds.review
+    inside, around = region_cells(stitch_features(answer.maps.features, anomaly_map.plan), anomaly_map, review)
+    surface = Surface(around)
     figures = np.zeros((len(verdict.regions), FIGURES), np.float32)
     rgb = pixels()
     measured = zip(verdict.regions[:_MOST_MEASURED], region_pixels(anomaly_map, review), strict=False)
-    for index, (region, inside) in enumerate(measured):
-        figures[index] = region_vector(measure(rgb, region.box, inside))
-    return np.concatenate([region_descriptors(features, anomaly_map, review), figures], axis=1)
+    for index, (region, mask) in enumerate(measured):
+        figures[index] = region_vector(measure(rgb, region.box, mask))
+    return np.stack([case_descriptor(surface.features(c), f) for c, f in zip(inside, figures, strict=True)])

@@ -20,14 +20,13 @@ from service.bench.service import Shown, pictures
 from service.bench.timing import median_ms, p99_ms
 from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.verify import manifest_text, read_manifest
-from service.captions.descriptor import FIGURES
+from service.captions.descriptor import LENGTH, MAKING
 from service.captions.memory import Memory
 from service.errors import BadRequest
 from service.records.entities import StoredCase
 from service.settings import Settings
 
 Row = dict[str, Any]
-CHANNELS = 384
 _LABELS = 20
 _TEACHER = "0" * 64
 _ADDED = 5
@@ -36,14 +35,14 @@ _LONGEST_MS = 600_000  # an answer may take a while on a machine with other work
 
 
 def recall(counts: Sequence[int], rounds: int = 200) -> list[Row]:
-    """Milliseconds to recall a flaw among so many cases of one product, and to take one in; random descriptors of the
-    teacher's size. `recall_cpu`: processor time of all threads."""
+    """Milliseconds to recall a flaw among so many cases of one product, and to take one in; random descriptors. `recall_cpu`:
+    processor time of all threads."""
     return [_recall(count, rounds) for count in counts]
 
 
 def _recall(count: int, rounds: int) -> Row:
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((_LABELS, CHANNELS + FIGURES), np.float32)
+    centres = rng.standard_normal((_LABELS, LENGTH), np.float32)
     cases = [_reviewed(number, rng, centres) for number in range(count)]
     began = time.perf_counter()
     memory = Memory(cases)
@@ -71,7 +70,8 @@ def _recall(count: int, rounds: int) -> Row:
 
 def _reviewed(number: int, rng: np.random.Generator, centres: NDArray[np.float32]) -> StoredCase:
     label = number % _LABELS
-    descriptor = centres[label] + rng.standard_normal(CHANNELS + FIGURES, np.float32)
+    descriptor = centres[label] + rng.standard_normal(LENGTH, np.float32)
+    descriptor[0] = MAKING
     return StoredCase(f"c{number}", f"i{number}", "plate", _TEACHER, f"type {label}", "", "", descriptor)
 
 

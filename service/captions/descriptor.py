@@ -1,6 +1,13 @@
-"""What memory compares flaws by: a region's teacher features followed by its shape and colour figures, as one vector."""
+"""What memory compares flaws by, as one vector: how the teacher's features under a region differ from those of the rest of its
+picture and how they vary there, then the region's figures of shape and colour. Plain distances compare it; weights are in it.
+
+The picture's own normal surface is the yardstick, so that exposure and texture, which differ from picture to picture more
+than flaws do, count little (docs/decisions/0015).
+"""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,21 +15,63 @@ from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
+Cells = NDArray[np.float16] | NDArray[np.float32]
 Box = tuple[int, int, int, int]
 
+MAKING = 2  # a descriptor's first number: those of another making are never compared
 FIGURES = 16
+PLANES = 128  # numbers that each half of the features is condensed to
+LENGTH = 1 + 2 * PLANES + FIGURES
+_FEATURE_WEIGHT = 2.0  # of each half, a vector of unit length
+_FIGURE_WEIGHT = 0.7
+_MOST_CELLS = 2_000
 _EIGHT = np.ones((3, 3), bool)
 
 
-def case_descriptor(features: Floats, figures: Floats) -> Floats:
-    """float32 [C + FIGURES], what a case keeps and memory is asked with.
+class Surface:
+    """The teacher's features on the flawless rest of a picture: their means and spreads."""
 
-    `features` [C]: the teacher's, averaged under the region (`decision.regions.region_descriptors`); `figures`:
-    `figures.region_vector` of the same region. Raises ValueError for figures of another length.
+    def __init__(self, around: Cells) -> None:
+        """`around` [m,C], m >= 1."""
+        cells = _thinned(around)
+        self.mean = cells.mean(axis=0)
+        spread = cells.std(axis=0)
+        self.spread = spread + 1e-3 * np.abs(cells).mean() + 1e-6
+
+    def features(self, inside: Cells) -> Floats:
+        """float32 [2 * PLANES] of the features under a region, [n,C], n >= 1."""
+        cells = _thinned(inside)
+        apart = (cells.mean(axis=0) - self.mean) / self.spread
+        spread = cells.std(axis=0)
+        varied = np.log(spread + 0.05 * self.spread.mean())
+        halves = (apart, varied - varied.mean())
+        return np.concatenate([_FEATURE_WEIGHT * _condensed(_unit(half), place) for place, half in enumerate(halves)])
+
+
+def case_descriptor(features: Floats, figures: Floats) -> Floats:
+    """float32 [1 + F + FIGURES], what a case keeps and memory is asked with: the making, `features` [F] (`Surface.features`) and
+    `figures`, `figures.region_vector` of the same region. Raises ValueError for figures of another length.
     """
     if figures.shape != (FIGURES,):
         raise ValueError(f"expected {FIGURES} figures, got {figures.shape}")
-    return np.concatenate((features, figures)).astype(np.float32)
+    return np.concatenate(([MAKING], features, _FIGURE_WEIGHT * figures)).astype(np.float32)
+
+
+def _thinned(cells: Cells) -> Floats:
+    return cells[:: max(1, len(cells) // _MOST_CELLS)].astype(np.float32)
+
+
+def _unit(values: Floats) -> Floats:
+    return values / np.maximum(np.linalg.norm(values), np.float32(1e-9))
+
+
+def _condensed(values: Floats, half: int) -> Floats:
+    """float32 [PLANES]: sums under random signs, which keep distances to about a tenth (Achlioptas 2003). The signs are those of a
+    hash, the same on every machine and release."""
+    count = len(values) * PLANES
+    digest = hashlib.shake_256(b"flawscribe %d %d" % (MAKING, half)).digest(-(-count // 8))
+    signs = np.unpackbits(np.frombuffer(digest, np.uint8), count=count).reshape(len(values), PLANES)
+    return values @ ((2 * signs.astype(np.float32) - 1) / np.float32(np.sqrt(PLANES)))
 
 
 def region_figures(colours: Floats, inside: Mask, ring: Mask, box: Box, step: int, width: int, height: int) -> Floats:

@@ -1,8 +1,8 @@
 """A memory of reviewed flaws: exact nearest neighbours over descriptors, the reviewed labels of the nearest vote.
 
-A descriptor is a region's teacher features followed by its shape and colour figures (descriptor.py). Cases are compared only
-within one product and one teacher. What is far from every case is `unknown`, not a guess. How far is far, and what a vote is
-worth, is read off the cases themselves by leaving each inspection out in turn (calibration.py).
+A descriptor is a vector of a region's features, shape and colour (descriptor.py). Cases are compared only within one product,
+one teacher and one making of descriptors. What is far from every case is `unknown`, not a guess. How far is far, and what a
+vote is worth, is read off the cases themselves by leaving each inspection out in turn (calibration.py).
 
 Readers take no lock: they work on the shelf that was there when they began; a writer makes the next one beside it.
 """
@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.captions.descriptor import FIGURES
+from service.captions.descriptor import FIGURES, MAKING
 from service.captions.products import UNKNOWN
 from service.captions.prompt import LlmCase
 from service.captions.shelf import Shelf
@@ -29,7 +29,7 @@ _MOST_CAUSES = 3
 
 
 class Case(Protocol):
-    """A reviewed flaw; what the records keep fits. `descriptor`: float32 [C + FIGURES]; `cause` and `action` may be empty."""
+    """A reviewed flaw; what the records keep fits. `descriptor`: float32 [1 + D]; `cause` and `action` may be empty."""
 
     @property
     def case_id(self) -> str: ...
@@ -114,7 +114,7 @@ class Memory:
     def recall(
         self, product: str, teacher_sha256: str, descriptor: NDArray[np.float32], most: int = 5
     ) -> Recall | None:
-        """What the cases of that product and teacher say of a flaw `descriptor` float32 [C + FIGURES]; None when there are none.
+        """What the cases of that product and teacher say of a flaw `descriptor` float32 [1 + D]; None when there are none.
 
         `most`: how many similar cases to name. Raises ValueError for a descriptor of another length.
         """
@@ -163,7 +163,9 @@ class Memory:
 
 def _check(case: Case) -> None:
     shape = np.shape(case.descriptor)
-    if len(shape) != 1 or shape[0] <= FIGURES or not np.isfinite(case.descriptor).all():
+    if len(shape) != 1 or shape[0] <= FIGURES + 1 or not np.isfinite(case.descriptor).all():
         raise ValueError(
-            f"case {case.case_id}: descriptor {shape} is not a finite vector of more than {FIGURES} numbers"
+            f"case {case.case_id}: descriptor {shape} is not a finite vector of more than {FIGURES + 1} numbers"
         )
+    if case.descriptor[0] != MAKING:
+        raise ValueError(f"case {case.case_id}: its descriptor is of another release's making; review a like flaw anew")

@@ -1,8 +1,7 @@
 """How alike two flaws are, and what the nearest reviewed ones say: the arithmetic of memory, on arrays.
 
-Features are brought to unit length and put beside the figures. Then differences that occur within a label count less: the
-space is whitened by the labels' pooled covariance, shrunk towards a multiple of the identity (Friedman 1989). With few reviews
-this is close to plain distances; with many it learns what does not matter.
+Differences that occur within a label count less: the space is whitened by the labels' pooled covariance, shrunk towards a
+multiple of the identity (Friedman 1989), so that reviews teach what does not matter.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from service.captions.descriptor import FIGURES
-
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
-FEATURE_WEIGHT = 2.0  # of unit-length features beside figures of about -2..2: docs/captions.md
 _SHRINK = 0.5
 _MOST_FITTED = 1_000
 _VOTERS = 5
@@ -60,11 +56,8 @@ class Vote:
 
 
 def embed(descriptors: Floats) -> Floats:
-    """float32 [n,D]: unit-length features times their weight, then the figures."""
-    features, figures = descriptors[:, :-FIGURES], descriptors[:, -FIGURES:]
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features * (np.float32(FEATURE_WEIGHT) / np.maximum(lengths, np.float32(1e-12)))
-    return np.concatenate((unit, figures), axis=1)
+    """float32 [n,D] of descriptors [n,1+D] of this making; a view. Their weights are in them."""
+    return descriptors[:, 1:]
 
 
 def fit_metric(rows: Floats, labels: Indices) -> Metric:

@@ -102,8 +102,9 @@ class Shelf:
         )
 
     def _check(self, descriptor: Floats) -> None:
-        if np.shape(descriptor) != self.embedded.shape[1:]:
-            raise ValueError(f"descriptor is {np.shape(descriptor)}, this teacher's are {self.embedded.shape[1:]}")
+        expected = (1 + self.embedded.shape[1],)
+        if np.shape(descriptor) != expected:
+            raise ValueError(f"descriptor is {np.shape(descriptor)}, this teacher's are {expected}")
 
 
 def _indices(cases: Sequence[Case], labels: Sequence[str]) -> Indices:

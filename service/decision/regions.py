@@ -14,6 +14,7 @@ from service.types import AnomalyMap, Region, TilePlan
 
 MOST_REGIONS = 100  # of a picture; mask and score speak for the rest. One that is flawed all over would have thousands
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+_NEAR = 3  # cells within which a flaw still colours the features
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,16 @@ def region_pixels(anomaly_map: AnomalyMap, review: float) -> Iterator[NDArray[np
         yield np.repeat(np.repeat(grouped, down.lengths, axis=0), across.lengths, axis=1)
 
 
-def region_descriptors(features: NDArray[np.float16], anomaly_map: AnomalyMap, review: float) -> NDArray[np.float32]:
-    """float32 [regions, C]: the teacher's `features` float16 [rows, columns, C] averaged under each region, in the order
-    of `find_regions`."""
-    means = [features[part.place][part.member].mean(axis=0, dtype=np.float32) for part in _parts(anomaly_map, review)]
-    return np.stack(means) if means else np.zeros((0, features.shape[2]), np.float32)
+def region_cells(
+    features: NDArray[np.float16], anomaly_map: AnomalyMap, review: float
+) -> tuple[list[NDArray[np.float16]], NDArray[np.float16]]:
+    """The teacher's `features` float16 [rows, columns, C] under each region, float16 [n,C] in the order of `find_regions`, and
+    those that no region is near to, float16 [m,C] (all that are under none, where a region is near to all)."""
+    above = _above(anomaly_map, review)
+    near = ndimage.binary_dilation(above, _EIGHT_NEIGHBOURS, iterations=_NEAR)
+    around = next(cells for cells in (~near, ~above, np.ones_like(above)) if cells.any())
+    inside = [features[part.place][part.member] for part in _parts(anomaly_map, review)]
+    return inside, features[around]
 
 
 def _parts(anomaly_map: AnomalyMap, review: float) -> list[_Part]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from service import inspector as inspector_module
 from service.bundle.load import Bundle, EngineOptions, load_bundle
-from service.captions.descriptor import FIGURES
+from service.captions.descriptor import FIGURES, LENGTH, MAKING, PLANES
 from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloaded, TooLarge, UnreadableImage
 from service.inspector import Inspector, Picture, anomaly_map_of
 from service.metrics import Metrics
@@ -331,13 +331,14 @@ def test_descriptors_come_when_asked_for_one_a_region(make: Made, probe: Bundle)
     assert inspect(inspector, probe, picture).descriptors is None
     inspection = inspect(inspector, probe, picture, descriptors=True)
     assert inspection.descriptors is not None
-    assert inspection.descriptors.shape == (2, 384 + FIGURES)
-    first, second = inspection.descriptors[:, 0]  # the probe's features are its map
-    assert 0.6 < first <= 1
-    assert 0.3 < second < 0.66
+    assert inspection.descriptors.shape == (2, LENGTH)
+    assert (inspection.descriptors[:, 0] == MAKING).all()
+    assert np.abs(inspection.descriptors[:, 1 : 1 + PLANES]).max() > 0.1
+    first, second = inspection.descriptors[:, -FIGURES:]
+    assert np.abs(first - second).max() > 0.1  # one is darker
     untouched = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
     assert untouched.descriptors is not None
-    assert untouched.descriptors.shape == (0, 384 + FIGURES)
+    assert untouched.descriptors.shape == (0, LENGTH)
 
 
 def scaled(bundle: Bundle) -> Bundle:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.captions.calibration import calibrate
-from service.captions.descriptor import FIGURES, case_descriptor
+from service.captions.descriptor import FIGURES, MAKING, Surface, case_descriptor
 from service.captions.memory import Memory, Recall
 from service.captions.neighbours import bank, embed, extended, fit_metric, vote
 from service.captions.products import UNKNOWN
@@ -82,7 +82,9 @@ def test_an_empty_memory_and_other_products_and_teachers_say_nothing() -> None:
 
 
 def test_descriptors_of_different_teachers_may_differ_in_length() -> None:
-    longer = replace(case(2, "dent", teacher=OTHER_TEACHER), descriptor=np.ones(CHANNELS + FIGURES + 5, np.float32))
+    longer = replace(
+        case(2, "dent", teacher=OTHER_TEACHER), descriptor=np.full(1 + CHANNELS + FIGURES + 5, MAKING, np.float32)
+    )
     memory = Memory([*cases(3), longer])
     assert asked(memory, "dent").guess == "dent"
     with pytest.raises(ValueError, match="teacher's are"):
@@ -91,7 +93,12 @@ def test_descriptors_of_different_teachers_may_differ_in_length() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [np.ones(FIGURES, np.float32), np.full(CHANNELS + FIGURES, np.nan, np.float32), np.ones((1, 30), np.float32)],
+    [
+        np.ones(FIGURES, np.float32),
+        np.full(1 + CHANNELS + FIGURES, np.nan, np.float32),
+        np.ones((1, 30), np.float32),
+        np.full(1 + CHANNELS + FIGURES, MAKING - 1, np.float32),  # an older release's
+    ],
 )
 def test_a_descriptor_that_is_none_is_refused_and_changes_nothing(broken: NDArray[np.float32]) -> None:
     memory = Memory(cases(3))
@@ -99,7 +106,7 @@ def test_a_descriptor_that_is_none_is_refused_and_changes_nothing(broken: NDArra
         memory.add(case(7, "rust", product="gear"), replace(case(8, "rust"), descriptor=broken))
     assert len(memory) == 9
     with pytest.raises(ValueError, match="descriptor"):
-        memory.add(replace(case(8, "rust"), descriptor=np.ones(CHANNELS + FIGURES + 1, np.float32)))
+        memory.add(replace(case(8, "rust"), descriptor=np.full(CHANNELS + FIGURES + 2, MAKING, np.float32)))
     assert len(memory) == 9
 
 
@@ -152,8 +159,9 @@ def test_labels_given_at_random_get_no_confidence() -> None:
 
 
 def test_regions_of_one_inspection_do_not_vouch_for_each_other() -> None:
+    beside = np.float32(np.arange(1 + CHANNELS + FIGURES) > 0)
     twins = [
-        replace(item, case_id=f"{item.case_id}-{copy}", descriptor=item.descriptor + np.float32(1e-4 * copy))
+        replace(item, case_id=f"{item.case_id}-{copy}", descriptor=item.descriptor + 1e-4 * copy * beside)
         for item in cases(1)
         for copy in range(10)
     ]
@@ -251,3 +259,20 @@ def test_the_metric_forgives_what_differs_within_labels() -> None:
 def test_figures_of_another_length_make_no_descriptor() -> None:
     with pytest.raises(ValueError, match="figures"):
         case_descriptor(np.zeros(4, np.float32), np.zeros(FIGURES - 1, np.float32))
+
+
+def test_a_descriptor_does_not_change_with_the_picture_s_exposure() -> None:
+    rng = np.random.default_rng(0)
+    around, inside = rng.normal(0, 1, (500, 64)), rng.normal(1, 2, (40, 64))
+    one = Surface(around.astype(np.float32)).features(inside.astype(np.float32))
+    level, gain = rng.normal(0, 3, 64), 1.7
+    other = Surface((level + gain * around).astype(np.float32)).features((level + gain * inside).astype(np.float32))
+    np.testing.assert_allclose(one, other, atol=0.02)
+    further = Surface(around.astype(np.float32)).features(rng.normal(-1, 1, (40, 64)).astype(np.float32))
+    assert np.linalg.norm(one - further) > 20 * np.linalg.norm(one - other)
+
+
+def test_a_region_of_one_cell_on_an_even_surface_has_a_finite_descriptor() -> None:
+    found = Surface(np.zeros((3, 8), np.float16)).features(np.ones((1, 8), np.float16))
+    assert np.isfinite(found).all()
+    assert np.isfinite(Surface(np.zeros((1, 8), np.float16)).features(np.zeros((1, 8), np.float16))).all()

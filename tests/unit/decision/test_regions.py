@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from service.decision.regions import MOST_REGIONS, find_regions, mask_pixels, region_descriptors, region_pixels
+from service.decision.regions import MOST_REGIONS, find_regions, mask_pixels, region_cells, region_pixels
 from service.image.prepare import PrepareRecipe, plan_tiles
 from service.types import AnomalyMap
 
@@ -145,12 +145,19 @@ def test_the_regions_pixels_are_the_masks(mapped: AnomalyMap, review: float) -> 
 
 
 @given(mapped=maps(), review=st.floats(-3, 4))
-def test_descriptors_are_the_features_under_each_region(mapped: AnomalyMap, review: float) -> None:
+def test_a_region_s_cells_are_those_under_it_and_the_surface_is_what_no_region_is_near_to(
+    mapped: AnomalyMap, review: float
+) -> None:
     peaks = np.stack([mapped.cells, np.ones_like(mapped.cells)], axis=2)
     peaks[~np.isfinite(peaks)] = -99
-    found = region_descriptors(peaks.astype(np.float16), mapped, review)
+    inside, around = region_cells(peaks.astype(np.float16), mapped, review)
     regions = find_regions(mapped, review)
-    assert found.shape == (len(regions), 2)
-    for region, (mean, one) in zip(regions, found, strict=True):
-        assert one == 1
+    assert len(inside) == len(regions)
+    assert len(around) >= 1
+    above = mapped.cells > review
+    if not above.all():
+        assert (around[:, 0] <= review + 0.01).all()
+    for region, cells in zip(regions, inside, strict=True):
+        assert (cells[:, 1] == 1).all()
+        mean = float(cells[:, 0].mean(dtype=np.float32))
         assert review - 0.01 < mean <= region.peak_score + 0.01
