@@ -117,7 +117,7 @@ def test_the_page_follows_from_the_rows_alone() -> None:
 
 def test_signals_are_told_with_time_and_rule() -> None:
     text = page_of(a_day())
-    assert "western electric 1" in text
+    assert "Western Electric 1" in text
     assert "2026-03-09 14:00 to 16:00" in text
 
 
