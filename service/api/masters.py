@@ -156,12 +156,13 @@ def show_picture(request: Request, name: str, master_id: str) -> Response:
     return Response(data, media_type=media_type_of(data), headers=headers)
 
 
-@router.delete("/masters/{master_id}", status_code=204, summary="Take a master part away")
-async def remove_master(request: Request, name: str, master_id: str) -> None:
+@router.delete("/masters/{master_id}", status_code=204, summary="Take a master part away", response_class=Response)
+async def remove_master(request: Request, name: str, master_id: str) -> Response:
     """Past checks keep what it got."""
     state = require(request, "admin")
     await asyncio.wrap_future(records_of(state).masters.remove(name, master_id))
     await state.note_model_change(request, name, {"masters_removed": [master_id]})
+    return Response(status_code=204)
 
 
 @router.post("/checks", status_code=201, summary="Check the version in service with its master parts")

@@ -151,10 +151,16 @@ def resume_training(request: Request, training_id: str) -> TrainingAnswer:
     return _answer(state, state.trainings.resume(training_id))
 
 
-@router.delete("/{training_id}", status_code=204, summary="Remove a training's pictures, log and checkpoints")
-def remove_training(request: Request, training_id: str) -> None:
+@router.delete(
+    "/{training_id}",
+    status_code=204,
+    summary="Remove a training's pictures, log and checkpoints",
+    response_class=Response,
+)
+def remove_training(request: Request, training_id: str) -> Response:
     """The model that came of it stays."""
     require(request, "admin").trainings.remove(training_id)
+    return Response(status_code=204)
 
 
 @router.get(

@@ -1,0 +1,125 @@
+"""The page Models in a real browser: versions, thresholds, the daily check, a candidate in shadow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.console.conftest import Opener
+from tests.console.parts import HOSTILE, inspect, part, review
+from tests.contract.serving import Service, running, wait_until
+from tests.networks import write_bundle
+
+expect.set_options(timeout=60_000)  # on a busy machine the probe of a version takes its time
+
+
+@pytest.fixture(scope="module")
+def models_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two versions, of which 1 is in service, and a few reviewed pictures."""
+    folder = tmp_path_factory.mktemp("two")
+    write_bundle(folder, "probe", 1)
+    write_bundle(folder, "probe", 2, gain=2.0)
+    (folder / "probe" / "active").write_text("1\n")
+    with running(folder, background_nice=0) as service:
+        for at, said in ((60, "right"), (100, "overkill"), (140, "right")):
+            review(service, inspect(service, part(at), path="/detect")["id"], verdict=said)
+        yield service
+
+
+def test_the_slider_says_overkill_and_escapes_and_writes_a_version(models_site: Service, open_page: Opener) -> None:
+    page = open_page(models_site, "/console/models")
+    facts = page.locator("#threshold-facts")
+    expect(facts).to_contain_text("of 9")
+    expect(facts).to_contain_text("1 of 1")  # overkill: the only good one is rejected
+    slider = page.get_by_role("slider", name="Reject threshold to try")
+    slider.focus()
+    page.keyboard.press("End")
+    expect(facts).to_contain_text("0 of 1")
+    expect(facts).to_contain_text("2 of 2")  # both flawed ones would pass
+    page.get_by_role("button", name="Write a version with this threshold").click()
+    page.get_by_role("dialog").get_by_role("button", name="Leave it as it is").click()
+    assert models_site.state.store.versions("probe") == [1, 2]
+    page.get_by_role("button", name="Write a version with this threshold").click()
+    page.get_by_role("dialog").get_by_role("button", name="Write a version").click()
+    expect(page.locator("#versions tbody tr")).to_have_count(3)
+    expect(page.locator("#versions")).to_contain_text("version 1 with another threshold")
+    assert models_site.state.store.active_version("probe") == 1
+
+
+def test_a_version_is_put_in_service_and_rolled_back(models_site: Service, open_page: Opener) -> None:
+    page = open_page(models_site, "/console/models")
+    row = page.locator("#versions tr", has=page.get_by_role("cell", name="2", exact=True))
+    row.get_by_role("button", name="Put in service").click()
+    page.get_by_role("dialog").get_by_role("button", name="Put in service").click()
+    expect(page.get_by_text("Version 2 of probe is in service.")).to_be_visible()
+    expect(row.get_by_role("button")).to_have_count(0)
+    assert models_site.state.store.active_version("probe") == 2
+    page.get_by_role("button", name="Roll back to version 1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Roll back to version 1").click()
+    expect(page.get_by_role("button", name="Roll back to version 2")).to_be_visible()
+    assert models_site.state.store.active_version("probe") == 1
+
+
+def test_master_parts_are_added_checked_and_removed(models_site: Service, open_page: Opener, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(part(None))
+    (tmp_path / "ink.png").write_bytes(part(60))
+    page = open_page(models_site, "/console/models")
+    check = page.get_by_role("region", name="Daily check")
+    check.get_by_text("No master parts yet").wait_for()
+    check.get_by_text("Add master parts").click()
+    for file, expected, name in (("good.png", "ok", HOSTILE), ("ink.png", "ok", "mistaken")):
+        check.get_by_label("Pictures").set_input_files(tmp_path / file)
+        check.get_by_label("Must be judged").select_option(expected)
+        check.get_by_label("Name").fill(name)
+        check.get_by_role("button", name="Add", exact=True).click()
+        check.get_by_role("cell", name=name, exact=True).wait_for()
+    expect(check).to_contain_text("not checked today")
+    check.get_by_role("button", name="Check now").click()
+    expect(check).to_contain_text("checked today, failed")
+    expect(check.get_by_text("wrong")).to_have_count(1)
+    check.get_by_role("button", name="Remove mistaken").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(check.locator("tbody tr")).to_have_count(1)
+    check.get_by_role("button", name="Check now").click()
+    expect(check).to_contain_text("checked today, passed")
+
+
+def test_a_candidate_runs_in_shadow_and_its_differences_show(models_site: Service, open_page: Opener) -> None:
+    page = open_page(models_site, "/console/models")
+    shadow = page.get_by_role("region", name="In shadow")
+    shadow.get_by_text("No candidate runs").wait_for()
+    row = page.locator("#versions tr", has=page.get_by_role("cell", name="2", exact=True))
+    row.get_by_role("button", name="Run in shadow").click()
+    expect(shadow).to_contain_text("version 2 beside version 1")
+    wait_until(lambda: models_site.client.get("/models/probe/shadow").json()["state"] == "running")
+    seen = inspect(models_site, part(60, 175), path="/detect")
+    expect(shadow.locator("#compared")).to_have_text("1")
+    expect(shadow.locator("td.differs")).to_have_count(1)
+    link = shadow.get_by_role("link", name=seen["id"][:8])
+    assert link.get_attribute("href") == f"/console/history#{seen['id']}"
+    shadow.get_by_role("button", name="Stop").click()
+    expect(shadow).to_contain_text("stopped by a person")
+
+
+def test_drift_latency_and_no_model(models_site: Service, open_page: Opener, tmp_path: Path) -> None:
+    page = open_page(models_site, "/console/models")
+    expect(page.get_by_role("region", name="Drift")).to_contain_text("too few parts")
+    expect(page.get_by_role("region", name="Latency")).to_contain_text("99 % within")
+    models_site.client.get("/models")  # it answers; the next page fails on purpose
+    page.route("**/models", lambda route: route.fulfill(status=503, json={"title": "Not ready", "detail": "loading"}))
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("loading")
+    page.unroute("**/models")
+    page.get_by_role("button", name="Try again").click()
+    page.locator("#versions table").wait_for()
+
+
+@pytest.mark.parametrize("width", [375, 1440])
+@pytest.mark.parametrize("path", ["/console/models", "/console/train"])
+def test_nothing_is_wider_than_the_window(models_site: Service, open_page: Opener, path: str, width: int) -> None:
+    page = open_page(models_site, path, width=width)
+    page.locator("#threshold-facts, #past p").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
