@@ -2,7 +2,7 @@
 picture and how they vary there, then the region's figures of shape and colour. Plain distances compare it; weights are in it.
 
 The picture's own normal surface is the yardstick, so that exposure and texture, which differ from picture to picture more
-than flaws do, count little (docs/decisions/0015).
+than flaws do, count little (docs/decisions/0014).
 """
 
 from __future__ import annotations
