@@ -80,7 +80,7 @@ USER 10001:10001
 EXPOSE 8000
 # Running requests get FLAWSCRIBE_DRAIN_S (20 s), words that were promised as long again: `docker stop --time 60`.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-IS", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('FLAWSCRIBE_PORT', '8000') + '/readyz', timeout=4)"]
+HEALTHCHECK --interval=15s --timeout=10s --start-period=90s --retries=3 CMD ["python", "-IS", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('FLAWSCRIBE_PORT', '8000') + '/readyz', timeout=4)"]
 CMD ["flawscribe", "serve"]
 
 FROM runtime AS gpu
