@@ -19,7 +19,7 @@ from tests.console.conftest import Opener
 from tests.contract.serving import Service, running
 
 CONSOLE = Path(str(files("service.console")))
-MODULES = sorted((CONSOLE / "static").glob("*.js"))
+TEXTS = yaml.safe_load((CONSOLE / "texts" / "en.yaml").read_text())
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "iframes": False}
 EVERY = [pytest.param(page.path, id=page.name) for page in PAGES]
 
@@ -140,18 +140,30 @@ def test_login_goes_on_only_within_the_service(guarded: Service, open_page: Open
 # ---- texts and references
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
-def test_every_text_that_a_module_uses_is_in_the_catalogue(module: Path) -> None:
+def imported(module: Path) -> set[Path]:
+    """The module and all that it imports, at any distance."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += [path.with_name(name) for name in re.findall(r"""["']\./([\w-]+\.js)["']""", path.read_text())]
+    return found
+
+
+@pytest.mark.parametrize("page", sorted(TEXTS["pages"]))
+def test_every_text_that_a_pages_modules_use_is_in_the_catalogue(page: str) -> None:
     """Of a key put together at run time, such as `shell.stage_${stage}`, at least one with that beginning."""
-    catalogue = yaml.safe_load((CONSOLE / "texts" / "en.yaml").read_text())
-    for key in re.findall(r"""\btext\(\s*["'`]([^"'`]+)["'`]""", module.read_text()):
-        start, dynamic, _ = key.partition("${")
-        *path, last = start.split(".")
-        found: Any = catalogue if key.startswith(("shell.", "verdicts.")) else catalogue["pages"][module.stem]
-        for part in path:
-            found = found[part]
-        names = [name for name in found if name.startswith(last)] if dynamic else [last] * (last in found)
-        assert names, f"{module.name} uses the text {key!r}, which is not in texts/en.yaml"
+    for module in imported(CONSOLE / "static" / f"{page}.js"):
+        for key in re.findall(r"""\btext\(\s*["'`]([^"'`]+)["'`]""", module.read_text()):
+            start, dynamic, _ = key.partition("${")
+            *path, last = start.split(".")
+            found: Any = TEXTS if key.startswith(("shell.", "verdicts.")) else TEXTS["pages"][page]
+            for part in path:
+                found = found[part]
+            names = [name for name in found if name.startswith(last)] if dynamic else [last] * (last in found)
+            assert names, f"{module.name} uses the text {key!r}, which {page} does not have in texts/en.yaml"
 
 
 def test_nothing_refers_to_the_outside() -> None:

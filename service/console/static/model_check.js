@@ -53,7 +53,7 @@ export async function showCheck(shown, inService) {
   show(
     at("check"),
     el("div", { class: "stack" },
-      el("div", { class: "table-holder" }, el("table", { class: "table" },
+      el("div", { class: "table-holder", tabindex: "0" }, el("table", { class: "table" },
         el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col", class: numeric.has(head) ? "number" : null }, text(`master_head_${head}`))))),
         el("tbody", {}, told.masters.map((master) => row(master, results.get(master.id)))))),
       last && el("p", { class: "small soft" }, text("check_last", { version: last.version, precision: last.precision }), " ", when(last.at))),

@@ -15,7 +15,7 @@ let timer = 0;
 function pairs(told) {
   const counts = new Map(told.pairs.map((each) => [`${each.active} ${each.candidate}`, each.count]));
   const seen = VERDICTS.filter((verdict) => told.pairs.some((each) => each.active === verdict || each.candidate === verdict));
-  return el("div", { class: "table-holder fit" }, el("table", { class: "table" },
+  return el("div", { class: "table-holder fit", tabindex: "0" }, el("table", { class: "table" },
     el("caption", { class: "visually-hidden" }, text("pairs")),
     el("thead", {}, el("tr", {},
       el("th", { scope: "col" }, text("pairs_corner", { active: told.active_version, candidate: told.candidate_version })),
@@ -31,7 +31,7 @@ function pairs(told) {
 function differing(told) {
   if (!told.differing.length) return el("p", { class: "soft" }, text("differing_none"));
   const times = (judged) => (judged.score_over_reject === null ? "–" : text("times", { times: number(judged.score_over_reject) }));
-  return el("div", { class: "table-holder" }, el("table", { class: "table" },
+  return el("div", { class: "table-holder", tabindex: "0" }, el("table", { class: "table" },
     el("thead", {}, el("tr", {}, ["when", "active", "candidate", "inspection"].map((head) => el("th", { scope: "col" }, text(`differing_${head}`))))),
     el("tbody", {}, told.differing.slice(0, 20).map((each) => el("tr", {},
       el("td", {}, when(each.at)),

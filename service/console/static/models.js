@@ -104,7 +104,7 @@ function showVersions() {
     model.active_version === null && el("p", { class: "notice" }, text("none_in_service")),
     el(
       "div",
-      { class: "table-holder" },
+      { class: "table-holder", tabindex: "0" },
       el(
         "table",
         { class: "table" },

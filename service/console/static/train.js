@@ -98,7 +98,7 @@ async function list() {
   at("folder-help").textContent = told.folders_below ? text("folder_help", { root: told.folders_below }) : text("folder_none");
   form.querySelector('[value="folder"]').disabled = !told.folders_below;
   show(at("past"), told.trainings.length
-    ? el("div", { class: "table-holder" }, el("table", { class: "table" }, el("tbody", {}, told.trainings.map((each) => el("tr", {},
+    ? el("div", { class: "table-holder", tabindex: "0" }, el("table", { class: "table" }, el("tbody", {}, told.trainings.map((each) => el("tr", {},
         el("td", {}, el("button", { type: "button", class: "chip", "aria-pressed": String(each.id === watched), onclick: () => watch(each.id).then(list) }, each.name)),
         el("td", {}, badge(each.state)),
         el("td", { class: "soft small" }, when(each.created_at)))))))
