@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from fastapi import Request, Response
@@ -134,7 +135,10 @@ async def conclude(
     response = await render(keep.wanted)
     try:
         records = records_of(state)
-        rows = [_record(item, bundle, request_id, keep.storing) for item in kept] if keep.wanted else []
+        rows = []
+        if keep.wanted:  # one is quick; many are made beside the event loop
+            make = partial(_records, kept, bundle, request_id, keep.storing)
+            rows = make() if len(kept) == 1 else await asyncio.to_thread(make)
         if keep.storing == "image":
             await asyncio.to_thread(_keep_pictures, records, kept)
         media_type, location = response.media_type or "application/json", response.headers.get("location", "")
@@ -160,6 +164,10 @@ def caption_of(captions: Captions) -> Caption:
 def product_of(inspection: Inspection) -> str:
     """The product: as the metadata says, else the model's name."""
     return inspection.metadata.get("product", "").strip() or inspection.model.name
+
+
+def _records(kept: Sequence[Kept], bundle: Bundle, request_id: str, storing: Storing) -> list[Record]:
+    return [_record(item, bundle, request_id, storing) for item in kept]
 
 
 def _record(item: Kept, bundle: Bundle, request_id: str, storing: Storing) -> Record:
