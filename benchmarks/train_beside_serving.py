@@ -85,8 +85,11 @@ def main() -> None:
         (folder / "photos" / "good").mkdir(parents=True)
         for seed in range(_PARTS):
             (folder / "photos" / "good" / f"{seed}.png").write_bytes(part(None, seed))
+        (folder / "models").mkdir()
+        (folder / "models" / "polka-dot").symlink_to(Path("models/polka-dot").resolve())
         environment = {
             **os.environ,
+            "FLAWSCRIBE_MODELS_DIR": str(folder / "models"),
             "FLAWSCRIBE_RECORDS_DIR": str(folder / "records"),
             "FLAWSCRIBE_TRAININGS_DIR": str(folder / "trainings"),
             "FLAWSCRIBE_TRAINING_DATA_DIR": str(folder / "photos"),

@@ -57,3 +57,14 @@ export function ticks(low, high, count = 5) {
   for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-9; value += step) found.push(Number(value.toPrecision(12)));
   return found;
 }
+
+/** Round values for a logarithmic axis whose ends are powers of ten `low` and `high`. */
+export function logTicks(low, high) {
+  const found = [];
+  for (let power = Math.floor(low); power <= high; power += 1)
+    for (const factor of [1, 2, 5]) {
+      const value = power + Math.log10(factor);
+      if (value >= low && value <= high) found.push(value);
+    }
+  return found.length > 1 ? found : ticks(low, high, 3);
+}

@@ -1,7 +1,7 @@
 // Train: order a training, watch it, cancel it. It lives in the service; this page may come and go.
 
 import { call, failure, Problem } from "./api.js";
-import { axes, curve, dot, frame, ticks } from "./chart.js";
+import { axes, curve, dot, frame, logTicks, ticks } from "./chart.js";
 import { at, el, show } from "./dom.js";
 import { text, toast, viewer } from "./shell.js";
 import { number, when } from "./verdict.js";
@@ -30,7 +30,7 @@ function chart({ curve: losses, scores, steps }) {
   const plot = frame([0, steps], [low, high], label);
   const separation = (score) => plot.y(low + score * (high - low));
   return plot.draw(
-    axes(plot, ticks(0, steps), ticks(low, high, 4), (value) => value.toLocaleString(), (value) => number(10 ** value)),
+    axes(plot, ticks(0, steps), logTicks(low, high), (value) => value.toLocaleString(), (value) => number(10 ** value)),
     curve(losses.map(([step], index) => [plot.x(step), plot.y(logs[index])]), "series"),
     scores.map(([step, score]) => dot([plot.x(step), separation(score)], "good", text("separation_at", { step, score: score.toFixed(3) }), 5)),
   );
