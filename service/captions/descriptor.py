@@ -62,7 +62,8 @@ def _thinned(cells: Cells) -> Floats:
 
 
 def _unit(values: Floats) -> Floats:
-    return values / np.maximum(np.linalg.norm(values), np.float32(1e-9))
+    unit: Floats = values / np.maximum(np.linalg.norm(values), np.float32(1e-9))
+    return unit
 
 
 def _condensed(values: Floats, half: int) -> Floats:
@@ -71,7 +72,8 @@ def _condensed(values: Floats, half: int) -> Floats:
     count = len(values) * PLANES
     digest = hashlib.shake_256(b"flawscribe %d %d" % (MAKING, half)).digest(-(-count // 8))
     signs = np.unpackbits(np.frombuffer(digest, np.uint8), count=count).reshape(len(values), PLANES)
-    return values @ ((2 * signs.astype(np.float32) - 1) / np.float32(np.sqrt(PLANES)))
+    condensed: Floats = values @ ((2 * signs.astype(np.float32) - 1) / np.float32(np.sqrt(PLANES)))
+    return condensed
 
 
 def region_figures(colours: Floats, inside: Mask, ring: Mask, box: Box, step: int, width: int, height: int) -> Floats:
