@@ -118,12 +118,12 @@ class Inspector:
             prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan))
             answer = await self.batcher.submit(bundle.session, prepared.windows, deadline, features=descriptors)
         started = time.perf_counter()
-        anomaly_map, verdict = await self._run(
-            self._deciders, lambda: decide(answer, bundle, plan, threshold, prepared.reasons)
-        )
-        described = None
-        if descriptors:
-            described = await self._run(self._deciders, lambda: describe(answer, prepared.pixels, anomaly_map, verdict))
+
+        def conclude() -> tuple[AnomalyMap, Verdict, NDArray[np.float32] | None]:
+            mapped, verdict = decide(answer, bundle, plan, threshold, prepared.reasons)
+            return mapped, verdict, describe(answer, prepared.pixels, mapped, verdict) if descriptors else None
+
+        anomaly_map, verdict, described = await self._run(self._deciders, conclude)
         ended = time.perf_counter()
         seconds = {
             "decode": prepared.decode_s,

@@ -123,9 +123,16 @@ class ServiceState:
 
     @contextlib.asynccontextmanager
     async def leased(self, name: str, version: int | None = None) -> AsyncIterator[Bundle]:
-        """A model's bundle for one request, loaded off the event loop. Raises NoSuchModel, BundleRefused or NotReady."""
-        lease = self.store.lease(name, version)
-        bundle = await asyncio.to_thread(lease.__enter__)
+        """A model's bundle for one request; one that is not in memory is loaded off the event loop.
+
+        Raises NoSuchModel, BundleRefused or NotReady.
+        """
+        lease = self.store.lease_loaded(name, version)
+        if lease is not None:
+            bundle = lease.__enter__()
+        else:
+            lease = self.store.lease(name, version)
+            bundle = await asyncio.to_thread(lease.__enter__)
         try:
             yield bundle
         finally:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,7 +146,23 @@ class Store:
     @contextlib.contextmanager
     def lease(self, name: str, version: int | None = None) -> Iterator[Bundle]:
         """The bundle for one request; it stays in memory until the request is done."""
-        entry = self._leased(name, version)
+        with self._held(self._leased(name, version)) as bundle:
+            yield bundle
+
+    def lease_loaded(self, name: str, version: int | None = None) -> AbstractContextManager[Bundle] | None:
+        """The same at once, for a bundle that is in memory; None for one that must be loaded first. To be entered."""
+        with self._lock:
+            wanted = self._in_service.get(name) if version is None else version
+            entry = self._loaded.get((name, wanted)) if wanted is not None else None
+            if entry is None:
+                return None
+            entry.leases += 1
+            entry.used = time.monotonic()
+        return self._held(entry)
+
+    @contextlib.contextmanager
+    def _held(self, entry: _Loaded) -> Iterator[Bundle]:
+        """A bundle whose lease has been counted, until the block ends."""
         try:
             yield entry.bundle
         finally:

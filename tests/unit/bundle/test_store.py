@@ -324,3 +324,21 @@ def test_the_version_in_service_is_the_same_after_it_made_room(tmp_path: Path) -
     store.load("other")
     assert not store.is_loaded("probe", 1)
     assert in_service(store) == 1
+
+
+def test_a_loaded_bundle_is_leased_at_once_and_counts_as_used(crowd: Store) -> None:
+    assert crowd.lease_loaded("one") is None
+    with crowd.lease("one"):
+        pass
+    crowd.load("two")
+    lease = crowd.lease_loaded("one")
+    assert lease is not None
+    with lease as bundle:
+        assert bundle.manifest.name == "one"
+        crowd.load("three")
+        crowd.load("four")
+        assert crowd.is_loaded("one", 1)  # it answers
+    assert crowd.lease_loaded("two") is None
+    with crowd.lease("two"):
+        assert not crowd.is_loaded("one", 1)  # its lease has ended
+    assert crowd.lease_loaded("two", 7) is None
