@@ -35,6 +35,7 @@ from service.image.decode import decode
 from service.image.prepare import plan_tiles
 from service.image.quality import learn_gate
 from service.training.data import MAX_PIXELS, Splits, choose_recipe, decoding_scale, load_pictures, split_folder
+from service.training.directions import look_along
 from service.training.export import round_to_half
 from service.training.features import FeatureBank
 from service.training.flaws import paint_flaw
@@ -62,6 +63,7 @@ Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
 Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
+_SEEK_WINDOWS = 120  # of painted and untouched pictures in which the directions of flaws are sought
 _JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a form is kept or dropped
 _RUN = "run.json"
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
@@ -145,9 +147,7 @@ def build(
     detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)
     say("exporting, quantising and calibrating")
     detector = detector.cpu()
-    round_to_half(detector)
-    separation = chooser.score(detector)  # sets the quantiles anew, for the rounded weights
-    product = replace(product, border=chooser.border)
+    round_to_half(detector, whitened=recipe.directions is None)
     judge = Selection(
         held_out,
         product.recipe,
@@ -157,7 +157,20 @@ def build(
         flaws_each=5,
         window_limit=_JUDGE_WINDOWS,
     )
+    if recipe.directions is not None:
+        seek = Selection(
+            held_out,
+            product.recipe,
+            global_map=False,
+            min_flaw_px=product.min_flaw_px,
+            seed=settings.seed + 2,
+            flaws_each=3,
+            window_limit=_SEEK_WINDOWS,
+        )
+        say(look_along(detector, recipe.directions, seek, chooser))
+    separation = chooser.score(detector)  # sets the quantiles anew, for the rounded weights
     judge.border = chooser.border
+    product = replace(product, border=chooser.border)
     networks = export_forms(
         detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half
     )

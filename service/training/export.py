@@ -33,7 +33,9 @@ class Served(nn.Module):
 
     The normalisation is in the first layers' weights (nothing is padded, so that this is exact), the whitening in the
     teacher's last; the student's last layer is negated, so that a sum, which engines fuse into the convolution, gives the
-    difference. Features are the whitened ones stretched back: they cost no layer of their own.
+    difference. With directions both last layers have these alone as their outputs, a twelfth of the work, and the features
+    have a layer of their own, which engines leave out when nobody asks for them; without, features are the whitened ones
+    stretched back.
     """
 
     mean: Tensor
@@ -43,37 +45,42 @@ class Served(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.teacher, student = _on_pixels(detector.teacher), _on_pixels(detector.student)
-        last = _last(self.teacher)
-        assert last.bias is not None
-        with torch.no_grad():
-            last.weight.div_(detector.std[:, None, None, None])
-            last.bias.sub_(detector.mean).div_(detector.std)
-        self.student = student.layers[:-1]
-        self.imitation = _negated(_last(student), 0, TEACHER_CHANNELS)
+        teacher, student = _on_pixels(detector.teacher), _on_pixels(detector.student)
+        self.teacher, self.student = teacher.layers[:-1], student.layers[:-1]
+        target, imitation = _last(teacher), _last(student)
+        self.features = None if detector.directions is None else copy.deepcopy(target)
         self.register_buffer("mean", detector.mean[:, None, None].clone())
         self.register_buffer("std", detector.std[:, None, None].clone())
-        gain = 0.1 / (detector.q_b - detector.q_a)
-        self.gain, self.offset = (gain / TEACHER_CHANNELS).tolist(), (-gain * detector.q_a).tolist()
+        assert target.bias is not None
+        with torch.no_grad():
+            target.weight.div_(detector.std[:, None, None, None])
+            target.bias.sub_(detector.mean).div_(detector.std)
         self.autoencoder = copy.deepcopy(
             detector.autoencoder
         )  # it pads, with the mean colour: it takes normalised pixels
         if self.autoencoder is not None:
-            self.copy = _negated(_last(student), TEACHER_CHANNELS, 2 * TEACHER_CHANNELS)
+            self.copy = _part(imitation, -torch.eye(TEACHER_CHANNELS), TEACHER_CHANNELS)
             mean, std = torch.tensor(IMAGE_MEAN)[:, None, None], torch.tensor(IMAGE_STD)[:, None, None]
             self.register_buffer("unit", PIXEL_UNIT / 255 / std)
             self.register_buffer("shift", -mean / std)
+        along = torch.eye(TEACHER_CHANNELS) if detector.directions is None else detector.directions
+        self.target = target if detector.directions is None else _part(target, along)
+        self.imitation = _part(imitation, -along)
+        gain = 0.1 / (detector.q_b - detector.q_a)
+        self.offset = (-gain * detector.q_a).tolist()
+        self.gain = [float(gain[0]) / len(along), float(gain[1]) / TEACHER_CHANNELS]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """uint8 [N,256,256,3] -> the detector's own answer."""
         pixels = image.permute(0, 3, 1, 2).float() * (1 / PIXEL_UNIT)
-        target, hidden = self.teacher(pixels), self.student(pixels)
-        features = (target * self.std + self.mean).half()
+        seen, hidden = self.teacher(pixels), self.student(pixels)
+        target = self.target(seen)
         structural = self._scaled(target + self.imitation(hidden), 0)
+        features = target * self.std + self.mean if self.features is None else self.features(seen)
         if self.autoencoder is None:
-            return structural, features
+            return structural, features.half()
         logical = self._scaled(self.autoencoder(pixels * self.unit + self.shift) + self.copy(hidden), 1)
-        return structural, logical, features
+        return structural, logical, features.half()
 
     def _scaled(self, difference: Tensor, index: int) -> Tensor:
         distance: Tensor = difference.square().sum(dim=1)
@@ -99,26 +106,28 @@ def _last(network: Pdn) -> nn.Conv2d:
     return last
 
 
-def _negated(layer: nn.Conv2d, start: int, stop: int) -> nn.Conv2d:
-    """Output channels start..stop of a layer, with the opposite sign."""
+def _part(layer: nn.Conv2d, along: Tensor, start: int = 0) -> nn.Conv2d:
+    """The layer and then `along` [K,384], as one layer with K outputs; of its own 384 outputs from `start` on."""
     assert layer.bias is not None
-    part = nn.Conv2d(layer.in_channels, stop - start, layer.kernel_size)  # type: ignore[arg-type]
+    part = nn.Conv2d(layer.in_channels, len(along), layer.kernel_size)  # type: ignore[arg-type]
     assert part.bias is not None
+    stop = start + along.shape[1]
     with torch.no_grad():
-        part.weight.copy_(-layer.weight[start:stop])
-        part.bias.copy_(-layer.bias[start:stop])
+        part.weight.copy_(torch.einsum("kc,cihw->kihw", along.double(), layer.weight[start:stop].double()))
+        part.bias.copy_(along.double() @ layer.bias[start:stop].double())
     return part
 
 
-def round_to_half(detector: Detector) -> None:
+def round_to_half(detector: Detector, *, whitened: bool) -> None:
     """Round the networks' weights in place, so that storing them as float16 later changes nothing: the large ones to
-    float16 values, and the teacher's last layer so that its whitened weights, which are what is stored, are such."""
+    float16 values. `whitened`: of the teacher's last layer the whitened weights, which are stored without directions."""
     with torch.no_grad():
         for parameter in detector.parameters():
             if parameter.numel() >= _HALVED_FROM:
                 parameter.copy_(parameter.half().float())
-        weight, std = _last(detector.teacher).weight, detector.std[:, None, None, None]
-        weight.copy_((weight / std).half().float() * std)
+        if whitened:
+            weight, std = _last(detector.teacher).weight, detector.std[:, None, None, None]
+            weight.copy_((weight / std).half().float() * std)
 
 
 def to_onnx(detector: Detector) -> bytes:
@@ -155,16 +164,18 @@ def without_traces(model: onnx.ModelProto) -> bytes:
 
 
 def store_as_half(model: bytes) -> bytes:
-    """The same function in half the bytes: large float32 weights as float16 behind a Cast, which the runtime folds."""
+    """The same function in half the bytes: large float32 weights that are float16 values are stored as such behind a Cast,
+    which the runtime folds."""
     proto = onnx.load_model_from_string(model)
     graph = proto.graph
     casts, kept = [], []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size < _HALVED_FROM:
+        half = values.astype(np.float16)
+        if tensor.data_type != TensorProto.FLOAT or values.size < _HALVED_FROM or (half != values).any():
             kept.append(tensor)
             continue
-        kept.append(numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}_half"))
+        kept.append(numpy_helper.from_array(half, f"{tensor.name}_half"))
         casts.append(helper.make_node("Cast", [f"{tensor.name}_half"], [tensor.name], to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.initializer[:], graph.node[:]

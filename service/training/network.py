@@ -127,6 +127,7 @@ class Detector(nn.Module):
     std: Tensor
     q_a: Tensor
     q_b: Tensor
+    directions: Tensor | None
 
     def __init__(self, teacher: Pdn, student: Pdn, autoencoder: Autoencoder | None) -> None:
         super().__init__()
@@ -136,15 +137,31 @@ class Detector(nn.Module):
         self.register_buffer("std", torch.ones(TEACHER_CHANNELS))
         self.register_buffer("q_a", torch.zeros(2))
         self.register_buffer("q_b", torch.full((2,), 0.1))
+        # [K,384]: the structural map looks along these alone (service/training/directions.py); None: the paper's own
+        self.register_buffer("directions", None)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = normalise(image)
         raw = self.teacher(x)
-        target = (raw - self.mean[:, None, None]) / self.std[:, None, None]
         if self.autoencoder is None:
-            return self._scaled(target - self.student(x), 0), raw.half()
+            return self._structural(self._standard(raw) - self.student(x)), raw.half()
         imitation, copy = self.student(x).split(TEACHER_CHANNELS, dim=1)
-        return self._scaled(target - imitation, 0), self._scaled(self.autoencoder(x) - copy, 1), raw.half()
+        structural = self._structural(self._standard(raw) - imitation)
+        return structural, self._scaled(self.autoencoder(x) - copy, 1), raw.half()
+
+    def difference(self, image: Tensor) -> Tensor:
+        """Standardised teacher minus student: uint8 [N,256,256,3] -> float32 [N,384,56,56]."""
+        x = normalise(image)
+        return self._standard(self.teacher(x)) - self.student.channels(x, 0, TEACHER_CHANNELS)
+
+    def _standard(self, raw: Tensor) -> Tensor:
+        standard: Tensor = (raw - self.mean[:, None, None]) / self.std[:, None, None]
+        return standard
+
+    def _structural(self, difference: Tensor) -> Tensor:
+        if self.directions is not None:
+            difference = functional.conv2d(difference, self.directions[:, :, None, None])
+        return self._scaled(difference, 0)
 
     def _scaled(self, difference: Tensor, index: int) -> Tensor:
         distance = difference.float().square().mean(dim=1)

@@ -12,6 +12,7 @@ class Recipe:
     """One schedule. Batches are windows per step; `hard_share` is the share of elements of each window in the loss.
 
     `steps` is the most; with `patience` (evaluations without a better score) the last phase may begin earlier.
+    `directions`: how many of the difference's directions the structural map looks along; None: all channels, as the paper.
     `drop`: the paper's one step down to a tenth at 95 %, or a straight line to zero over the last `tail` of the run.
     """
 
@@ -29,6 +30,7 @@ class Recipe:
     linear_tail: bool = False
     evaluate_every: int = 1000
     patience: int | None = None
+    directions: int | None = None
 
 
 RECIPES: tuple[str, ...] = ("default", "paper", "matlab")
@@ -51,6 +53,7 @@ def recipe_named(name: str, images: int) -> Recipe:
             linear_tail=True,
             evaluate_every=140,
             patience=2,
+            directions=64,
         )
     if name == "paper":  # appendix A.1
         return Recipe("paper", steps=70_000, batch=1, penalty_batch=1, whole_batch=1, learning_rate=1e-4)

@@ -40,12 +40,13 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
     torch.manual_seed(3)
     detector = Detector(Pdn("small"), Pdn("small", 768), Autoencoder()).eval()
     with torch.no_grad():
+        detector.directions = torch.linalg.qr(torch.randn(384, 32)).Q.T.contiguous() * 3
         sample = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
         raw = run_torch(detector, sample)
         assert raw.logical is not None
         for index, part in enumerate((raw.structural, raw.logical)):
             detector.q_a[index], detector.q_b[index] = float(part.min()), float(part.max())
-    round_to_half(detector)
+    round_to_half(detector, whitened=False)
     folder = tmp_path_factory.mktemp("golden")
     target = write_bundle(folder, "probe", 1, global_map=True)
     data = store_as_half(to_onnx(detector))
