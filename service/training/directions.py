@@ -60,7 +60,8 @@ def discriminant(detector: Detector, examples: Sequence[Example], count: int) ->
     values, vectors = torch.linalg.eigh(noise + floor)
     white = vectors / values.sqrt()
     _, turns = torch.linalg.eigh(white.T @ (signal + floor) @ white)  # ascending
-    return (white @ turns[:, -count:].flip(1)).T.float().contiguous()
+    leading: Tensor = (white @ turns[:, -count:].flip(1)).T.float().contiguous()
+    return leading
 
 
 class _Moment:

@@ -84,7 +84,8 @@ class Served(nn.Module):
 
     def _scaled(self, difference: Tensor, index: int) -> Tensor:
         distance: Tensor = difference.square().sum(dim=1)
-        return distance * self.gain[index] + self.offset[index]
+        scaled: Tensor = distance * self.gain[index] + self.offset[index]
+        return scaled
 
 
 def _on_pixels(network: Pdn) -> Pdn:
