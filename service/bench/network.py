@@ -13,7 +13,7 @@ from service.bench import references
 from service.bench.timing import median_ms, p99_ms, ratio, take_turns
 from service.bundle.manifest import Manifest
 from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
-from service.engine.session import Provider, open_session
+from service.engine.session import OPENVINO_FORMS, Provider, has_openvino, open_session
 from service.errors import BundleRefused
 from service.image.decode import decode
 from service.image.prepare import plan_tiles, prepare
@@ -86,8 +86,11 @@ def _served(verified: VerifiedFolder, windows: NDArray[np.uint8], provider: Prov
     """Each form in the session that would serve it, at its own rungs; float32 at all rungs that any form has."""
     sessions = {}
     for name in sorted(verified.manifest.forms, key=lambda form: form != BASE):
+        if name in OPENVINO_FORMS and not has_openvino():
+            continue
         data = verified.files[verified.manifest.forms[name].file]
-        sessions[name] = open_session(data, form=name, provider=provider, threads=threads)
+        engine: Provider = "openvino" if name in OPENVINO_FORMS else provider
+        sessions[name] = open_session(data, form=name, provider=engine, threads=threads)
     rungs = sorted({rung for session in sessions.values() for rung in session.ladder})
     return [
         _Case(name, session.provider, rung, _bound(session.run, _batch(windows, rung)))
@@ -97,7 +100,8 @@ def _served(verified: VerifiedFolder, windows: NDArray[np.uint8], provider: Prov
 
 
 def _networks(verified: VerifiedFolder) -> dict[str, bytes]:
-    return {name: verified.files[form.file] for name, form in verified.manifest.forms.items()}
+    forms = verified.manifest.forms.items()
+    return {name: verified.files[form.file] for name, form in forms if name not in OPENVINO_FORMS}
 
 
 def _batch(windows: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
