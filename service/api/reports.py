@@ -56,7 +56,7 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
         return render(data, form, records.pictures.get, summary)
 
     document = await asyncio.to_thread(work)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
     headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
     return Response(document.content, media_type=document.media_type, headers=headers)
 

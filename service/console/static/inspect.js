@@ -128,6 +128,7 @@ async function ask(item) {
       item.result = { ...result, model: answer.model };
       item.budget = budgetIn(header("server-timing"));
       item.state = "done";
+      at("said").textContent = `${item.name}: ${text(`verdicts.${result.verdict}`)}`;
       return;
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
