@@ -10,13 +10,15 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format openapi example lock clean
+.PHONY: help serve dev test lint format openapi example lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 serve: $(VENV)/.serve ## serve the bundled model on http://127.0.0.1:$(PORT)
 	@exec $(BIN)/flawscribe serve --host $(HOST) --port $(PORT)
+
+dev: $(VENV)/.dev ## set up for training (PyTorch) and development
 
 test: $(VENV)/.dev lint ## lint, type-check and run all tests
 	$(BIN)/pytest
