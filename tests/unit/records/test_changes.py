@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.captions.captioner import Captioner
-from service.captions.descriptor import FIGURES
+from service.captions.descriptor import FIGURES, MAKING
 from service.captions.follower import Follower
 from service.captions.memory import Memory
 from service.captions.products import Products
@@ -23,7 +23,8 @@ ID = f"{1:032x}"
 @pytest.fixture
 def here(records: Records) -> Records:
     """One inspection of two flaws."""
-    two = np.eye(2, FIGURES + 4, dtype=np.float32)
+    two = np.eye(2, FIGURES + 4, 1, dtype=np.float32)
+    two[:, 0] = MAKING
     flaws = (region(0.3), region(0.5, x=90))
     records.save([record(1, Decision.NOT_OK, regions=flaws, descriptors=two)]).result(20)
     return records
