@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,7 +24,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         kind, title, status, detail = error.type, error.title, error.status, error.detail
     elif isinstance(error, RequestValidationError):
         kind, title, status = "/problems/invalid-parameter", "Invalid parameter", 422
-        detail = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        detail = "; ".join(_told(".".join(map(str, item["loc"])), item) for item in error.errors())
     elif isinstance(error, HTTPException):
         kind, title, status, detail = (
             "about:blank",
@@ -36,6 +37,12 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         detail = "an unexpected error; the log has it under this request_id"
     printable = detail.encode("utf-8", "replace").decode()  # a client's JSON may hold half a surrogate pair
     return Problem(type=kind, title=title, status=status, detail=printable, request_id=request_id)
+
+
+def _told(place: str, item: dict[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return f"{place.replace('query.', 'query parameter ')} is not known here; /docs lists those that are"
+    return f"{place}: {item['msg']}"
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:

@@ -25,7 +25,7 @@ bench = typer.Typer(
     """,
 )
 Json = Annotated[Path | None, typer.Option("--json", help="File for the JSON; else it goes to standard output.")]
-Folder = Annotated[Path | None, typer.Option(help="A bundle's folder [default: the default model's].")]
+Folder = Annotated[Path | None, typer.Option(help="A bundle's folder (default: the default model's).")]
 
 
 @bench.command()
@@ -33,7 +33,7 @@ def network(
     bundle: Folder = None,
     json_file: Json = None,
     rounds: Annotated[int, typer.Option(min=3, help="Runs of each form at each batch.")] = 20,
-    provider: Annotated[str | None, typer.Option(help="auto, cpu or cuda [default: FLAWSCRIBE_PROVIDER].")] = None,
+    provider: Annotated[str | None, typer.Option(help="auto, cpu or cuda (default: FLAWSCRIBE_PROVIDER).")] = None,
     threads: Annotated[int | None, typer.Option(min=0, help="Threads of a run on the CPU; 0: all allowed.")] = None,
     references: Annotated[bool, typer.Option(help="Run PyTorch and OpenVINO too, where installed.")] = True,
 ) -> None:
@@ -65,7 +65,7 @@ def service(
     json_file: Json = None,
     url: Annotated[str | None, typer.Option(help="A service that runs already; else one is started here.")] = None,
     key: Annotated[str | None, typer.Option(help="API key for --url.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Picture to post [default: the bundle's golden one].")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture to post (default: the bundle's golden one).")] = None,
     clients: Annotated[list[int], typer.Option(min=1, help="Clients at once; may be repeated.")] = [1, 16],  # noqa: B006
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of each load.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of load and network alone.")] = 4,

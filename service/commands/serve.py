@@ -67,18 +67,19 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 8000].")] = None,
-    models_dir: Annotated[Path | None, typer.Option(help="Folder of bundles [default: models].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default: 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one (default: 8000).")] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of bundles (default: models).")] = None,
     model: Annotated[str | None, typer.Option(help="Model that answers when a request names none.")] = None,
     insecure: Annotated[bool | None, typer.Option("--insecure", help="Listen beyond loopback without keys.")] = None,
 ) -> None:
     """Serve the models over HTTP.
 
-    Every setting is also an environment variable FLAWSCRIBE_*; the README lists them. Example:
+    Every setting is also an environment variable FLAWSCRIBE_*; the README lists them. Examples:
 
-        flawscribe serve --port 8000
-        curl -F image=@part.png 'localhost:8000/detect?include=overlay'
+        flawscribe serve --model bracket
+
+        FLAWSCRIBE_KEYS_FILE=keys.json flawscribe serve --host 0.0.0.0 --port 9000
     """
     settings = load_settings(host=host, port=port, models_dir=models_dir, model=model, insecure=insecure)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.background import NICEST, step_behind
+from service.bundle.manifest import NAME_PATTERN
 from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
-from service.background import NICEST, step_behind
+from service.trainings.order import RESERVED
 from service.trainings.progress import ProgressFile, TimeLeft
 from service.types import Thresholds
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 def require_torch() -> None:
     """Raises BadRequest when the training extra is not installed."""
     if find_spec("torch") is None:
-        raise BadRequest("training needs PyTorch: pip install 'flawscribe[train]' (see the README for the CPU build)")
+        raise BadRequest("training needs PyTorch: `make dev` in the checkout, or pip install 'flawscribe[train]'")
 
 
 def train(
@@ -43,7 +46,10 @@ def train(
     working_size: Annotated[
         int | None, typer.Option(min=64, help="Longer side in px that the network works at.")
     ] = None,
-    roi: Annotated[Path | None, typer.Option(help="Picture that is white where parts are looked at.")] = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Picture that is white where parts are looked at."),
+    ] = None,
     min_flaw_px: Annotated[float | None, typer.Option(min=1, help="Smallest flaw that counts, in picture px.")] = None,
     min_flaw_mm: Annotated[float | None, typer.Option(min=0, help="The same in mm; needs --mm-per-pixel.")] = None,
     mm_per_pixel: Annotated[float | None, typer.Option(min=0, help="Scale of the pictures.")] = None,
@@ -81,6 +87,11 @@ def train(
     """
     if background is not None:
         step_behind(background, nice)  # first of all: threads that are started later inherit it
+    if not re.match(NAME_PATTERN, name) or name == RESERVED:  # now, and not after minutes of training
+        raise BadRequest(
+            f"--name {name!r}: small letters, digits, dots, dashes and underscores, first a letter or digit, at most 64; "
+            f"not {RESERVED!r}"
+        )
     require_torch()
     from service.training.build import BuildSettings  # noqa: PLC0415 - torch is loaded only here
 
