@@ -36,6 +36,12 @@ def train(
     teacher: Annotated[str, typer.Option(help="Teacher in models/teachers/.")] = "pdn-small",
     recipe: Annotated[str, typer.Option(help="default, paper (70,000 steps) or matlab.")] = "default",
     steps: Annotated[int | None, typer.Option(min=20, help="Steps in place of the recipe's own.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="At most so long for the steps: fewer of them on a slow machine. Calibration comes on top."
+        ),
+    ] = None,
     global_map: Annotated[bool, typer.Option(help="Learn logical flaws too (the autoencoder).")] = True,
     group_by: Annotated[
         str | None, typer.Option(help="Regular expression that names the part in a file's path.")
@@ -109,6 +115,7 @@ def train(
         teacher=teacher,
         recipe=recipe,
         steps=steps,
+        minutes=minutes,
         global_map=global_map,
         group_by=group_by,
         penalty=penalty,

@@ -83,6 +83,7 @@ class BuildSettings:
     teachers_dir: Path = Path("models/teachers")
     recipe: str = "default"
     steps: int | None = None
+    minutes: float | None = None  # for the training's steps, at most
     global_map: bool = True
     group_by: str | None = None
     penalty: Path | None = None
@@ -142,6 +143,7 @@ def build(
         recipe,
         global_map=product.global_map,
         seed=settings.seed,
+        minutes=settings.minutes,
     )
     checkpoint = _checkpoint(_Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
     detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)

@@ -41,7 +41,7 @@ def recipe_named(name: str, images: int) -> Recipe:
     if name == "default":
         return Recipe(
             name="default",
-            steps=560,
+            steps=1000,
             batch=2,
             penalty_side=128,
             penalty_batch=1,
@@ -51,7 +51,7 @@ def recipe_named(name: str, images: int) -> Recipe:
             warm_up=20,
             tail=0.3,
             linear_tail=True,
-            evaluate_every=140,
+            evaluate_every=200,
             patience=2,
             directions=64,
         )

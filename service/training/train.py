@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from service.training.penalty import PenaltyImages
 from service.training.recipes import Recipe
 from service.training.select import Sample, Selection
 
+_TIMED = 40  # steps after which a run knows how long a step takes here
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 Evaluated = Callable[[int, float, Sequence[Sample]], None]  # step, selection score, pictures with their maps
 
@@ -45,8 +47,12 @@ class Trainer:
         *,
         global_map: bool,
         seed: int = 0,
+        minutes: float | None = None,
     ) -> None:
+        """`minutes`: fewer steps than the recipe's where this machine would take longer for them. Raises BadRequest when
+        they are too few for any training."""
         torch.manual_seed(seed)
+        self.minutes = minutes
         self.device = bank.device
         self.bank, self.penalty, self.selection, self.recipe, self.seed = bank, penalty, selection, recipe, seed
         student = Pdn(teacher.size, 2 * TEACHER_CHANNELS if global_map else TEACHER_CHANNELS)
@@ -65,9 +71,12 @@ class Trainer:
     def run(self, checkpoint: Path, progress: Progress | None = None, evaluated: Evaluated | None = None) -> Detector:
         """Train from the checkpoint, or from the start, to the end; the checkpoint is renewed at every evaluation."""
         step = self._resume(checkpoint)
+        began, first = time.monotonic(), step
         while step < self.end:
             loss = self._step(step)
             step += 1
+            if first == 0 and step == _TIMED and self.minutes is not None:
+                self._end_in_time((time.monotonic() - began) / step)
             self.history.losses.append((step, loss))
             if progress is not None:
                 progress(step, self.end, loss)
@@ -142,6 +151,17 @@ class Trainer:
         if step < self.end - tail:
             return 1.0
         return max(0.02, (self.end - step) / tail) if recipe.linear_tail else 0.1
+
+    def _end_in_time(self, seconds: float) -> None:
+        """Bring the end forward, and with it the fall of the learning rate, for steps of so many seconds."""
+        assert self.minutes is not None
+        affordable = int(60 * self.minutes / seconds)
+        if affordable < 2 * _TIMED:
+            raise BadRequest(
+                f"{self.minutes:g} minutes are {affordable} steps of {seconds:.1f} s here; allow at least "
+                f"{math.ceil(2 * _TIMED * seconds / 60)} minutes, or choose a smaller --working-size"
+            )
+        self.end = min(self.end, affordable)
 
     def _evaluate(self, step: int) -> None:
         self.detector.eval()

@@ -154,6 +154,17 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(teacher: Pdn, bank
         other.run(tmp_path / "killed.pt")
 
 
+def test_a_run_with_little_time_ends_earlier_and_lets_its_rate_fall_there(teacher: Pdn, bank: FeatureBank) -> None:
+    trainer = make(teacher, bank, 400)
+    trainer.minutes = 100 / 60
+    trainer._end_in_time(1.0)  # a second a step
+    assert trainer.end == 100
+    assert trainer._rate(99) < 0.3 < trainer._rate(50)
+    trainer.minutes = 1.0
+    with pytest.raises(BadRequest, match="at least 2 minutes"):
+        trainer._end_in_time(1.0)
+
+
 def test_the_border_is_seen_as_often_as_serving_shows_it(teacher: Pdn, bank: FeatureBank) -> None:
     """With free offsets alone the border is in a few percent of windows, and stays anomalous for ever."""
     rng = np.random.default_rng(0)
