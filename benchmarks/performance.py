@@ -234,6 +234,7 @@ def main() -> None:
     options = parser.parse_args()
     commands = dict(COMMANDS)
     if options.peers:
+        commands["decoding"] = [options.peers, "-m", "benchmarks.decoding"]  # with other decoders, if it has them
         commands["peers"] = [sys.executable, "-m", "benchmarks.peers.compare", "--python", options.peers]
     if unknown := set(options.what) - set(commands) - {"tables"}:
         parser.error(f"nothing is called {', '.join(sorted(unknown))} (peers needs --peers PYTHON)")

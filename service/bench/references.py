@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Manifest
-from service.engine.session import available_cores
+from service.engine.session import OPENVINO_FORMS, available_cores
 
 Run = Callable[[NDArray[np.uint8]], object]
 
@@ -54,18 +54,19 @@ def _torch(manifest: Manifest, served_by: str, threads: int) -> Iterator[Referen
         return [each.cpu() for each in maps[:-1]]  # the features stay where they are, as when serving
 
     yield Reference("float32", "torch", partial(run, lowered=False))
-    yield Reference("fp16" if device.type == "cuda" else "bfloat16", "torch", partial(run, lowered=True))
+    yield Reference("fp16" if device.type == "cuda" else "bf16", "torch", partial(run, lowered=True))
 
 
 def _openvino(networks: dict[str, bytes], threads: int) -> Iterator[Reference]:
-    """The bundle's own ONNX files; float32 also as OpenVINO lowers it by default, where the processor can."""
+    """ONNX Runtime's forms in OpenVINO; float32 also as it lowers it by default, unless the bundle has that as a form."""
     import openvino  # noqa: PLC0415 - not part of the base install
 
     core = openvino.Core()
     able = set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     for form, data in networks.items():
-        for name, hint in ((form, "f32"), ("bfloat16", "bf16")):
-            if name == "bfloat16" and (form != "float32" or "BF16" not in able):
+        for name, hint in ((form, "f32"), ("bf16", "bf16")):
+            lowered = name != form
+            if form in OPENVINO_FORMS or (lowered and (form != "float32" or name in networks or "BF16" not in able)):
                 continue
             config = {
                 "PERFORMANCE_HINT": "LATENCY",
