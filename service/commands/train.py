@@ -47,7 +47,8 @@ def train(
         str | None, typer.Option(help="Regular expression that names the part in a file's path.")
     ] = None,
     penalty: Annotated[
-        Path | None, typer.Option(help="Folder of general pictures; generated textures if not given.")
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of general pictures; generated textures if not given."),
     ] = None,
     working_size: Annotated[
         int | None, typer.Option(min=64, help="Longer side in px that the network works at.")
