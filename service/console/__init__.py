@@ -12,7 +12,8 @@ To add a page `lots`:
    `./dom.js`     el("td", {class: "number", onclick}, ...children): the only way to make elements; texts are always texts
    `./api.js`     call("/lots", {method, json, body, signal}) -> answer; throws Problem {status, title, detail}; CSRF is sent along
    `./verdict.js` badge("not_ok"), when(iso), number(x): how verdicts, times and scores are shown
-   `./events.js`  subscribe({inspection(data) {}, review(data) {}, model(data) {}}): what happens, live
+   `./events.js`  subscribe({inspection(data) {}, words(data) {}, review(data) {}, model(data) {}, missed() {}}): what happens, live
+   `./inspection.js`, `./picture.js`, `./record.js`, `./review.js`: an inspection with its picture, heat, words and review
    Module-scoped state is the browser's, one page each.
 4. `texts/en.yaml`: the page's words, under its name. No sentence stands in a template or a module.
 5. `static/console.css` has the parts: .panel .toolbar .button(.primary .quiet .danger) .field .badge .table .facts .empty
