@@ -1,0 +1,24 @@
+#!/bin/sh
+# One picture of a part to its verdict, with curl alone.
+#   INSPECT_URL=http://localhost:8000 INSPECT_KEY=fls_... sh examples/inspect_part.sh part.png SERIAL LOT STATION
+# Exit code: 0 ok, 1 not_ok, 2 a person must look (review, undecidable), 3 no answer: the part is not inspected.
+set -u
+picture=$1 serial=$2 lot=${3:-} station=${4:-}
+url=${INSPECT_URL:-http://localhost:8000}
+answer=$(mktemp) && trap 'rm -f "$answer"' EXIT
+# The key of one shot of one part: however often this is sent, it is judged and recorded once.
+shot="$serial $station $(sha256sum <"$picture" | cut -c1-16)"
+
+# 408, 429, 5xx and broken connections are tried again, after Retry-After where the service says one, for 30 s in all.
+if ! curl --silent --show-error --fail-with-body --output "$answer" \
+  --retry 8 --retry-connrefused --retry-max-time 30 --max-time 15 \
+  ${INSPECT_KEY:+--header "Authorization: Bearer $INSPECT_KEY"} \
+  --header "Idempotency-Key: $shot" --header 'X-Deadline-Ms: 10000' \
+  --form image=@"$picture" --form serial="$serial" --form lot="$lot" --form station="$station" \
+  "$url/detect"; then
+  cat "$answer" >&2
+  exit 3
+fi
+verdict=$(grep -o '"verdict":"[a-z_]*"' "$answer" | head -1 | cut -d'"' -f4)
+echo "$serial $verdict"
+case $verdict in ok) exit 0 ;; not_ok) exit 1 ;; review | undecidable) exit 2 ;; *) exit 3 ;; esac
