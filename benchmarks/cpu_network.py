@@ -44,13 +44,13 @@ class SharedFirst(nn.Module):
     def __init__(self, served: Served) -> None:
         super().__init__()
         self.served = served
-        self.first = joined(served.teacher.layers[0], served.student[0], 1)
+        self.first = joined(served.teacher[0], served.student[0], 1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """uint8 [N,256,256,3] -> structural map, features."""
         pixels = image.permute(0, 3, 1, 2).float() * (1 / 128)
         one, other = functional.avg_pool2d(functional.relu(self.first(pixels)), 2).chunk(2, dim=1)
-        target, hidden = self.served.teacher.layers[3:](one), self.served.student[3:](other)
+        target, hidden = self.served.target(self.served.teacher[3:](one)), self.served.student[3:](other)
         features = (target * self.served.std + self.served.mean).half()
         return self.served._scaled(target + self.served.imitation(hidden), 0), features
 
@@ -61,11 +61,11 @@ class Grouped(nn.Module):
     def __init__(self, served: Served) -> None:
         super().__init__()
         self.served = served
-        teacher, student = served.teacher.layers, served.student
+        teacher, student = served.teacher, served.student
         self.layers = nn.ModuleList(
             joined(teacher[index], student[index], 1 if index == 0 else 2) for index in (0, 3, 6)
         )
-        last, other = teacher[8], served.imitation
+        last, other = served.target, served.imitation
         self.last = nn.Conv2d(last.in_channels + other.in_channels, last.out_channels, last.kernel_size)
         with torch.no_grad():
             self.last.weight.copy_(torch.cat([last.weight, other.weight], dim=1))
@@ -77,7 +77,7 @@ class Grouped(nn.Module):
         for index, layer in enumerate(self.layers):
             x = functional.relu(layer(x))
             x = functional.avg_pool2d(x, 2) if index < 2 else x
-        target = self.served.teacher.layers[8](x.chunk(2, dim=1)[0])
+        target = self.served.target(x.chunk(2, dim=1)[0])
         features = (target * self.served.std + self.served.mean).half()
         return self.served._scaled(self.last(x), 0), features
 

@@ -21,7 +21,7 @@ def detector() -> Detector:
     made.std.uniform_(0.05, 0.3)
     made.q_a.copy_(torch.tensor([1.0, 0.5]))
     made.q_b.copy_(torch.tensor([20.0, 3.0]))
-    round_to_half(made)
+    round_to_half(made, whitened=True)
     return made
 
 
