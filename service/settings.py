@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import SettingsError
 
 PREFIX = "FLAWSCRIBE_"
+_SECRET = ("llm_api_key", "database_url", "llm_base_url")
 
 
 class Settings(BaseSettings):
@@ -120,11 +122,17 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = "; ".join(
-            f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" if item["loc"] else item["msg"]
-            for item in error.errors()
-        )
-        raise SettingsError(problems) from error
+        raise SettingsError("; ".join(map(_told, error.errors()))) from error
+
+
+def _told(problem: ErrorDetails) -> str:
+    """One setting's problem in words, with what was given unless it may hold a password."""
+    words = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return words
+    name = str(problem["loc"][0])
+    given = "" if name in _SECRET else f", not {str(problem['input'])!r}"
+    return f"{PREFIX}{name.upper()}: {words}{given}"
 
 
 def environment(**settings: object) -> dict[str, str]:
