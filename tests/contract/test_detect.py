@@ -238,9 +238,9 @@ def test_metrics_count_what_was_asked(service: Service) -> None:
         1,
         1,
         1,
-        2,
+        3,
         1,
-    ]  # 5 windows: batches of 4 and 1
+    ]  # 5 windows: batches of 2, 2 and 1
     assert value("flawscribe_budget_seconds") == pytest.approx(0.00625)
     assert value("flawscribe_queue_images") == 0
     assert 'flawscribe_model_info{model="probe",precision="float32",provider="cpu",version="1"}' in (

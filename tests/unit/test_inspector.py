@@ -122,7 +122,7 @@ def test_a_large_picture_is_many_windows_and_one_answer(make: Made, tmp_path: Pa
     inspector = make()
     inspection = inspect(inspector, bundle, picture)
     assert inspection.anomaly_map.plan.windows == 16
-    assert value(inspector, "network_seconds_per_window_count", model="probe") == 4  # the ladder's top is 4
+    assert value(inspector, "network_seconds_per_window_count", model="probe") == 8  # the ladder's top is 2
     (region,) = inspection.verdict.regions
     x, y, w, h = region.box
     assert abs(x - 700) <= 4
