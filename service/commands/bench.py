@@ -153,9 +153,10 @@ def _default_bundle() -> Path:
     store = Store(settings.models_dir, EngineOptions())
     names = store.names()
     name = settings.model or (names[0] if len(names) == 1 else "polka-dot")
-    if name not in names:
-        raise BadRequest(f"no model {name!r} in {settings.models_dir}: name a bundle's folder with --bundle")
-    return settings.models_dir / name / str(store.active_version(name))
+    version = store.active_version(name) if name in names else None
+    if version is None:
+        raise BadRequest(f"no model {name!r} in service in {settings.models_dir}: name a bundle's folder with --bundle")
+    return settings.models_dir / name / str(version)
 
 
 def _tell(rows: Sequence[dict[str, Any]], file: Path | None, document: Any = None) -> None:
