@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.bundle.store import EngineOptions, load_bundle
+from service.errors import BadRequest
 from service.settings import load_settings
 
 
@@ -25,6 +26,9 @@ def evaluate(
     """
     from service.training import evaluate as figures  # noqa: PLC0415 - needs no torch, but only this command needs it
 
+    for file in (json_file, html_file):  # now, and not after minutes
+        if file is not None and not file.absolute().parent.is_dir():
+            raise BadRequest(f"{file} cannot be written: there is no folder {file.absolute().parent}")
     settings = load_settings()
     options = EngineOptions(settings.precision, settings.provider, settings.threads)
     loaded = load_bundle(bundle, options)

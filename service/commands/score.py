@@ -47,7 +47,7 @@ def score(
     bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; or use --model.")] = None,
     model: Annotated[str | None, typer.Option(help="A model of the models folder, its active version.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for scores.csv or scores.jsonl; else standard output.")
+        Path | None, typer.Option(file_okay=False, help="Folder for scores.csv or scores.jsonl; else standard output.")
     ] = None,
     format: Annotated[Format, typer.Option(help="csv or jsonl.")] = "csv",
     overlays: Annotated[
@@ -82,7 +82,7 @@ def find_pictures(folder: Path) -> list[Path]:
         raise BadRequest(f"{folder} does not exist")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not files:
-        raise BadRequest(f"no picture in {folder}")
+        raise BadRequest(f"no picture in {folder}; read are: {', '.join(sorted(_SUFFIXES))}")
     return files
 
 
@@ -94,6 +94,10 @@ def _load(bundle: Path | None, model: str | None, settings: Settings) -> Bundle:
         return load_bundle(bundle, options)
     store = Store(settings.models_dir, options)
     names = store.names()
+    if not names:
+        raise BadRequest(
+            f"no model in {settings.models_dir}: set FLAWSCRIBE_MODELS_DIR, or name a bundle with --bundle"
+        )
     return store.load(model or settings.model or (names[0] if len(names) == 1 else "polka-dot"))
 
 
