@@ -12,7 +12,16 @@ from service.errors import FlawscribeError
 
 app = typer.Typer(
     name="flawscribe",
-    help="Visual inspection: learn what good parts look like, then judge new ones over HTTP or from a folder.",
+    help="""Visual inspection: learn what good parts look like, then judge new ones over HTTP or from a folder.
+
+    From pictures to verdicts:
+
+        flawscribe train --data photos/good --name bracket
+
+        flawscribe serve --model bracket
+
+        curl -F image=@part.png http://localhost:8000/detect
+    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -32,14 +32,17 @@ def create(
 
 @keys.command("list")
 def list_all(keys_file: KeysFile) -> None:
-    """List the keys: id, scopes, age and note."""
+    """List the keys: id, scopes, age and note. Example: flawscribe key list --keys-file keys.json"""
     for key in list_keys(keys_file):
         typer.echo(f"{key.id}  {','.join(key.scopes):20}  {key.created_at}  {key.note}")
 
 
 @keys.command()
 def revoke(keys_file: KeysFile, key_id: Annotated[str, typer.Argument(help="Id of the key.")]) -> None:
-    """Remove a key: from the next request on it opens nothing, and its browser sessions end."""
+    """Remove a key: from the next request on it opens nothing, and its browser sessions end. Example:
+
+    flawscribe key revoke --keys-file keys.json 896cf92a
+    """
     revoke_key(keys_file, key_id)
     typer.echo(f"key {key_id} revoked")
 

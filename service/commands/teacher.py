@@ -32,7 +32,7 @@ def take(
 
 @teachers.command("list")
 def list_all(directory: Annotated[Path, typer.Option(help="Folder of teachers.")] = _DIRECTORY) -> None:
-    """List the teachers at hand."""
+    """List the teachers at hand. Example: flawscribe teacher list"""
     for file in sorted(directory.glob("*.safetensors")):
         typer.echo(file.stem)
 
