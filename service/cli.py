@@ -7,7 +7,20 @@ import sys
 import typer
 
 from service import __version__
-from service.commands import bench, check, evaluate, export, key, report, samples, score, serve, teacher, thresholds, train
+from service.commands import (
+    bench,
+    check,
+    evaluate,
+    export,
+    key,
+    report,
+    samples,
+    score,
+    serve,
+    teacher,
+    thresholds,
+    train,
+)
 from service.errors import FlawscribeError
 
 app = typer.Typer(
