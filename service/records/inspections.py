@@ -128,7 +128,9 @@ def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
         c.serial: filters.serial,
         c.station: filters.station,
     }
-    limits: list[sa.ColumnElement[bool]] = [column == clean(text) for column, text in wanted.items() if text is not None]
+    limits: list[sa.ColumnElement[bool]] = [
+        column == clean(text) for column, text in wanted.items() if text is not None
+    ]
     if filters.verdicts is not None:
         limits.append(c.verdict.in_([verdict.value for verdict in filters.verdicts]))
     if filters.label is not None:
