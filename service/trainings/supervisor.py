@@ -26,10 +26,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from service.background import NICEST
 from service.errors import Conflict, InvalidParameter, NoSuchTraining, NotInstalled
 from service.trainings import process
 from service.trainings.archive import ArchiveLimits, Unpacked, unpack
-from service.background import NICEST
 from service.trainings.order import Order
 from service.trainings.progress import Progress, read_progress
 
