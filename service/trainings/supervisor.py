@@ -100,7 +100,10 @@ class Trainings:
         if not process.can_watch():
             return "trainings over HTTP need Linux or macOS; use the command `flawscribe train`"
         if find_spec("torch") is None:
-            return "training needs PyTorch, which is not installed here: `make dev` in the checkout, or pip install 'flawscribe[train]'"
+            return (
+                "training needs PyTorch, which is not installed here: `make dev` in the checkout, "
+                "or pip install 'flawscribe[train]'"
+            )
         return None
 
     def teachers(self) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import Conflict
 from service.background import step_behind
+from service.errors import Conflict
 from service.trainings.process import end, holder, start
 from tests.contract.serving import wait_until
 
