@@ -1,6 +1,6 @@
 // One picture of a part to its verdict. .NET 10 or newer, no packages:
 //   INSPECT_URL=http://localhost:8000 INSPECT_KEY=fls_... dotnet run examples/InspectPart.cs part.png SERIAL LOT STATION
-// Exit code: 0 ok, 1 not_ok, 2 a person must look (review, undecidable), 3 no answer: the part is not inspected.
+// Exit code: 0 ok, 10 not_ok, 11 a person must look (review, undecidable), any other: the part is not inspected.
 using System.Net;
 using System.Net.Http.Headers;
 using System.Security.Cryptography;
@@ -46,13 +46,13 @@ while (DateTime.UtcNow < giveUp)
             var result = json.RootElement.GetProperty("results")[0];
             var verdict = result.GetProperty("verdict").GetString();
             Console.WriteLine($"{serial} {verdict} {result.GetProperty("id").GetString()}");
-            return verdict switch { "ok" => 0, "not_ok" => 1, _ => 2 };
+            return verdict switch { "ok" => 0, "not_ok" => 10, _ => 11 };
         }
         if (!again.Contains((int)answer.StatusCode))
         {
             // wrong picture, key, parameter: the same request fails again
             Console.Error.WriteLine($"{(int)answer.StatusCode}: {json.RootElement.GetProperty("detail").GetString()}");
-            return 3;
+            return 1;
         }
         wait = answer.Headers.RetryAfter?.Delta ?? wait;
     }
@@ -65,4 +65,4 @@ while (DateTime.UtcNow < giveUp)
     wait = wait * 2 < TimeSpan.FromSeconds(8) ? wait * 2 : TimeSpan.FromSeconds(8);
 }
 Console.Error.WriteLine($"no answer within {patience.TotalSeconds:g} s");
-return 3;
+return 1;

@@ -1,6 +1,6 @@
 // One picture of a part to its verdict. Node 20 or newer, no packages.
 //   INSPECT_URL=http://localhost:8000 INSPECT_KEY=fls_... node examples/inspect_part.mjs part.png SERIAL LOT STATION
-// Exit code: 0 ok, 1 not_ok, 2 a person must look (review, undecidable), 3 no answer: the part is not inspected.
+// Exit code: 0 ok, 10 not_ok, 11 a person must look (review, undecidable), any other: the part is not inspected.
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -47,8 +47,8 @@ const [path, serial = "", lot = "", station = ""] = process.argv.slice(2);
 try {
   const result = await inspect(await readFile(path), serial, lot, station);
   console.log(serial, result.verdict, `score ${result.anomaly_score} of ${result.threshold}`, result.id);
-  process.exitCode = { ok: 0, not_ok: 1 }[result.verdict] ?? 2;
+  process.exitCode = { ok: 0, not_ok: 10 }[result.verdict] ?? 11;
 } catch (error) {
   console.error(error.message);
-  process.exitCode = 3;
+  process.exitCode = 1;
 }

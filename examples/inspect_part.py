@@ -2,7 +2,7 @@
 
     INSPECT_URL=http://localhost:8000 INSPECT_KEY=fls_... python examples/inspect_part.py part.png SERIAL LOT STATION
 
-Exit code: 0 ok, 1 not_ok, 2 a person must look (review, undecidable), 3 no answer: the part is not inspected.
+Exit code: 0 ok, 10 not_ok, 11 a person must look (review, undecidable), any other: the part is not inspected.
 """
 
 import hashlib
@@ -62,9 +62,9 @@ def main() -> int:
         result = inspect(Path(path).read_bytes(), serial, lot, station)
     except RuntimeError as error:
         print(error, file=sys.stderr)
-        return 3
+        return 1
     print(serial, result["verdict"], f"score {result['anomaly_score']} of {result['threshold']}", result["id"])
-    return {"ok": 0, "not_ok": 1}.get(result["verdict"], 2)
+    return {"ok": 0, "not_ok": 10}.get(result["verdict"], 11)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/bin/sh
 # One picture of a part to its verdict, with curl alone.
 #   INSPECT_URL=http://localhost:8000 INSPECT_KEY=fls_... sh examples/inspect_part.sh part.png SERIAL LOT STATION
-# Exit code: 0 ok, 1 not_ok, 2 a person must look (review, undecidable), 3 no answer: the part is not inspected.
+# Exit code: 0 ok, 10 not_ok, 11 a person must look (review, undecidable), any other: the part is not inspected.
 set -u
 picture=$1 serial=$2 lot=${3:-} station=${4:-}
 url=${INSPECT_URL:-http://localhost:8000}
@@ -17,8 +17,8 @@ if ! curl --silent --show-error --fail-with-body --output "$answer" \
   --form image=@"$picture" --form serial="$serial" --form lot="$lot" --form station="$station" \
   "$url/detect"; then
   cat "$answer" >&2
-  exit 3
+  exit 1
 fi
 verdict=$(grep -o '"verdict":"[a-z_]*"' "$answer" | head -1 | cut -d'"' -f4)
 echo "$serial $verdict"
-case $verdict in ok) exit 0 ;; not_ok) exit 1 ;; review | undecidable) exit 2 ;; *) exit 3 ;; esac
+case $verdict in ok) exit 0 ;; not_ok) exit 10 ;; review | undecidable) exit 11 ;; *) exit 1 ;; esac
