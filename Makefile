@@ -43,7 +43,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --upgrade --quiet --no-header --no-
 CUDA := --extra postgres --extra gpu --python-platform x86_64-manylinux_2_28
 lock: $(VENV)/bin/python ## write the images' lock files in deploy/locks anew
 	$(PIP) 'uv>=0.9,<1'
-	$(LOCK) deploy/locks/cpu.in --extra postgres --universal --no-emit-package onnxruntime-gpu -o deploy/locks/cpu.txt
+	$(LOCK) deploy/locks/cpu.in --extra postgres --extra openvino --universal --no-emit-package onnxruntime-gpu -o deploy/locks/cpu.txt
 	$(LOCK) $(CUDA) -o deploy/locks/gpu.txt
 	$(LOCK) $(CUDA) --extra train -o deploy/locks/train.txt
 	$(subst pyproject.toml,,$(LOCK)) deploy/locks/build.in --universal -o deploy/locks/build.txt
@@ -56,7 +56,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
-	$(PIP) -e .
+	$(PIP) -e '.[openvino]'
 	@touch $@
 
 # torch alone first, from local wheels where pip is told of some, else from PyTorch's own index, which has CPU builds

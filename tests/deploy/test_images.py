@@ -25,7 +25,7 @@ TARGET = {
     "python_version": "3.13",
     "extra": "",
 }
-EXTRAS = {"cpu": ("postgres",), "gpu": ("postgres", "gpu"), "train": ("postgres", "gpu", "train")}
+EXTRAS = {"cpu": ("postgres", "openvino"), "gpu": ("postgres", "gpu"), "train": ("postgres", "gpu", "train")}
 
 
 def run(*words: str) -> None:
