@@ -111,8 +111,13 @@ def test_serve_refuses_a_configuration_that_cannot_hold(bundle: Path, tmp_path: 
     models = str(bundle.parents[1])
     refused(flawscribe("serve", "--host", "0.0.0.0"), "without API keys")
     refused(flawscribe("serve", FLAWSCRIBE_PROT="1"), "FLAWSCRIBE_PROT")
-    refused(flawscribe("serve", FLAWSCRIBE_PORT="many"), "FLAWSCRIBE_PORT")
+    refused(flawscribe("serve", FLAWSCRIBE_PORT="many"), "not 'many'")
     refused(flawscribe("serve", FLAWSCRIBE_KEYS_FILE=str(tmp_path / "none.json")), "none.json")
     refused(flawscribe("serve", "--port", 0, "--models-dir", models, "--model", "nothing"), "no model 'nothing'")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused(flawscribe("serve", "--port", taken.getsockname()[1]), "cannot listen on 127.0.0.1")
+        refused(flawscribe("serve", "--port", taken.getsockname()[1]), "take another one with --port")
+
+
+def test_a_model_name_that_cannot_be_is_refused_before_the_training(photos: Path) -> None:
+    refused(flawscribe("train", "--data", photos, "--name", "My Part"), "--name 'My Part'")
+    refused(flawscribe("train", "--data", photos, "--name", "teachers"), "not 'teachers'")
