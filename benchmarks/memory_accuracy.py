@@ -308,7 +308,7 @@ def main() -> None:
                 bundle = bundle_of(name, options.teacher, options.models, cache)
                 make = lambda rgb, mask, b=bundle: from_detection(b, rgb, mask)  # noqa: E731
             flaws, missed = kept(cache / f"{name}-{regions}-{options.generated}.npz", name, options.generated, make)
-            if name == TILES:  # nothing was chosen by the others
+            if name == TILES:  # the other sets helped to choose too, whole (docs/decisions/0014)
                 flaws = half(flaws, options.half)
             results.append(judge(name, regions, flaws, missed, options.draws))
             print(json.dumps(results[-1]), flush=True)
