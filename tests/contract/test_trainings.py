@@ -119,7 +119,8 @@ def test_a_training_makes_a_version_that_a_person_puts_in_service(place: dict[st
         answer = service.client.post("/detect", params={"model": "plate"}, files=files)
         assert answer.json()["model"]["version"] == 1
         assert service.client.post(f"/trainings/{training['id']}/resume").status_code == 409
-        assert "flawscribe_training_running 0.0" in service.client.get("/metrics").text
+        # its process ends a little after it is done
+        wait_until(lambda: "flawscribe_training_running 0.0" in service.client.get("/metrics").text)
 
 
 def test_a_killed_training_says_so_and_is_resumed_cancelled_and_removed(service: Service) -> None:

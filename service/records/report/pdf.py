@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from PIL import ImageFile
+
 from service.errors import NotAcceptable
 
 _MODULE = "weasyprint"
@@ -20,6 +22,7 @@ def report_pdf(page: str) -> bytes:
 
 
 def _weasyprint() -> Any:
+    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         importlib.import_module(f"{_MODULE}.urls")
         return importlib.import_module(_MODULE)
@@ -31,3 +34,6 @@ def _weasyprint() -> Any:
         raise NotAcceptable(
             f"a PDF needs the library Pango, which WeasyPrint does not find (Debian: libpango-1.0-0 libpangoft2-1.0-0): {error}"
         ) from error
+    finally:
+        # WeasyPrint sets this for the whole process when it is imported; a picture cut short would be judged, its rest black
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
