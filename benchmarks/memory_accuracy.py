@@ -126,7 +126,7 @@ def from_detection(bundle: Bundle, rgb: Rgb, mask: Mask) -> NDArray[np.float32] 
     plan = bundle.plan(rgb.shape[1], rgb.shape[0])
     answer = Answer(bundle.session.run(prepare(rgb, plan), features=True), 0.0, 0.0)
     anomaly_map, verdict = decide(answer, bundle, plan, None, ())
-    described = describe(answer, lambda: rgb, anomaly_map, verdict)
+    described = describe(answer.maps, lambda: rgb, anomaly_map, verdict)
     assert described is not None
     found = zip(verdict.regions, region_pixels(anomaly_map, verdict.thresholds.review), described, strict=True)
     for region, pixels, descriptor in found:

@@ -58,7 +58,7 @@ def stages(bundle: Bundle, data: bytes, rounds: int) -> dict[str, dict[str, floa
             "quality gate": lambda: bundle.manifest.quality_gate.reasons(rgb, header.width // rgb.shape[1]),
             "network": lambda: bundle.session.run(windows),
             "map and verdict": lambda answer=answer: decide(answer, bundle, plan, None, ()),
-            "descriptors": lambda a=answer, m=mapped, v=verdict: descriptors_of(a, lambda: whole, m, v),
+            "descriptors": lambda a=answer, m=mapped, v=verdict: descriptors_of(a.maps, lambda: whole, m, v),
             "JSON": lambda it=inspection: asyncio.run(_json(it, bundle)),
             "overlay, if asked for": lambda it=inspection: draw_overlay(it),
             "mask, if asked for": lambda it=inspection: draw_mask(it),

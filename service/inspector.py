@@ -31,7 +31,7 @@ from service.errors import DeadlineExceeded
 from service.image.decode import decode, read_header
 from service.image.prepare import jpeg_scale, prepare
 from service.metrics import Metrics
-from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict
+from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict, WindowMaps
 
 __all__ = ["Inspector", "Picture", "anomaly_map_of", "decide"]
 T = TypeVar("T")
@@ -116,22 +116,35 @@ class Inspector:
         plan = await self._run(self._deciders, lambda: self._plan(picture, bundle))
         with self.batcher.reserve(plan.windows, bundle.session):
             prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan))
-            answer = await self.batcher.submit(bundle.session, prepared.windows, deadline, features=descriptors)
-        started = time.perf_counter()
+            # features that cost time of their own are computed only for a picture that has regions to describe
+            later = descriptors and bundle.session.features_apart
+            answer = await self.batcher.submit(
+                bundle.session, prepared.windows, deadline, features=descriptors and not later
+            )
+            answers, started = [answer], time.perf_counter()
 
-        def conclude() -> tuple[AnomalyMap, Verdict, NDArray[np.float32] | None]:
-            mapped, verdict = decide(answer, bundle, plan, threshold, prepared.reasons)
-            return mapped, verdict, describe(answer, prepared.pixels, mapped, verdict) if descriptors else None
+            def conclude() -> tuple[AnomalyMap, Verdict, NDArray[np.float32] | None]:
+                mapped, verdict = decide(answer, bundle, plan, threshold, prepared.reasons)
+                asked = descriptors and not (later and verdict.regions)
+                return mapped, verdict, describe(answer.maps, prepared.pixels, mapped, verdict) if asked else None
 
-        anomaly_map, verdict, described = await self._run(self._deciders, conclude)
-        ended = time.perf_counter()
+            anomaly_map, verdict, described = await self._run(self._deciders, conclude)
+            decide_s = time.perf_counter() - started
+            if later and verdict.regions:
+                answers.append(await self.batcher.submit(bundle.session, prepared.windows, deadline, features=True))
+                started = time.perf_counter()
+                described = await self._run(
+                    self._deciders, lambda: describe(answers[1].maps, prepared.pixels, anomaly_map, verdict)
+                )
+                decide_s += time.perf_counter() - started
         seconds = {
             "decode": prepared.decode_s,
             "prepare": prepared.prepare_s,
-            "queue": answer.queue_s,
-            "network": answer.network_s,
-            "decide": ended - started,
+            "queue": sum(each.queue_s for each in answers),
+            "network": sum(each.network_s for each in answers),
+            "decide": decide_s,
         }
+        ended = time.perf_counter()
         self._count(bundle, plan, verdict, seconds, ended - prepared.began)
         return Inspection(
             id=uuid.uuid4().hex,
@@ -203,15 +216,15 @@ def decide(
 
 
 def describe(
-    answer: Answer, pixels: Callable[[], NDArray[np.uint8]], anomaly_map: AnomalyMap, verdict: Verdict
+    maps: WindowMaps, pixels: Callable[[], NDArray[np.uint8]], anomaly_map: AnomalyMap, verdict: Verdict
 ) -> NDArray[np.float32] | None:
-    """float32 [regions, LENGTH]: what memory compares flaws by. None when the network's answer has no features."""
-    if answer.maps.features is None:
-        return None
+    """float32 [regions, LENGTH]: what memory compares flaws by. None when there are regions but no features in `maps`."""
     if not verdict.regions:  # an undecidable picture has none, whatever its map says
         return np.zeros((0, LENGTH), np.float32)
+    if maps.features is None:
+        return None
     review = verdict.thresholds.review
-    inside, around = region_cells(stitch_features(answer.maps.features, anomaly_map.plan), anomaly_map, review)
+    inside, around = region_cells(stitch_features(maps.features, anomaly_map.plan), anomaly_map, review)
     surface = Surface(around)
     figures = np.zeros((len(verdict.regions), FIGURES), np.float32)
     rgb = pixels()

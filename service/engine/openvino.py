@@ -20,6 +20,8 @@ _HINTS = {"bf16": "bf16"}  # any other form computes in float32 what is not int8
 class OpenVinoSession(Session):
     """A network that OpenVINO has compiled: once without features, and once with them when they are first wanted."""
 
+    features_apart = True
+
     def __init__(self, model: bytes, form: str, threads: int, ladder: Sequence[int]) -> None:
         self._model = model
         self._core = openvino.Core()

@@ -29,7 +29,12 @@ _M_ARENA_MAX = -8  # glibc's malloc.h
 
 
 class Session(ABC):
-    """A loaded network. `run` may be called from one thread at a time. `outputs`: the names that the network gives."""
+    """A loaded network. `run` may be called from one thread at a time. `outputs`: the names that the network gives.
+
+    `features_apart`: whether a run without features saves their time.
+    """
+
+    features_apart = False
 
     def __init__(self, form: str, provider: str, ladder: Sequence[int], outputs: Collection[str]) -> None:
         self.form = form

@@ -20,6 +20,7 @@ from PIL import Image
 from service import inspector as inspector_module
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.captions.descriptor import FIGURES, LENGTH, MAKING, PLANES
+from service.engine.session import Session
 from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloaded, TooLarge, UnreadableImage
 from service.inspector import Inspector, Picture, anomaly_map_of
 from service.metrics import Metrics
@@ -339,6 +340,32 @@ def test_descriptors_come_when_asked_for_one_a_region(make: Made, probe: Bundle)
     untouched = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
     assert untouched.descriptors is not None
     assert untouched.descriptors.shape == (0, LENGTH)
+
+
+def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
+    make: Made, probe: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    inspector = make()
+    expected = inspect(inspector, probe, flawed(20), descriptors=True)
+    run = type(probe.session).run
+
+    def noted(session: Session, windows: np.ndarray, features: bool = False) -> WindowMaps:
+        asked.append(features)
+        return run(session, windows, features)
+
+    monkeypatch.setattr(type(probe.session), "run", noted)
+    monkeypatch.setattr(type(probe.session), "features_apart", True)
+    good = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
+    assert good.descriptors is not None
+    assert (asked, len(good.descriptors)) == ([False], 0)
+    asked.clear()
+    found = inspect(inspector, probe, flawed(20), descriptors=True)
+    assert asked == [False, True]
+    assert found.verdict == expected.verdict
+    assert found.descriptors is not None
+    assert expected.descriptors is not None
+    np.testing.assert_array_equal(found.descriptors, expected.descriptors)
 
 
 def scaled(bundle: Bundle) -> Bundle:
