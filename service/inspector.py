@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import threading
 import time
 import uuid
@@ -27,7 +28,7 @@ from service.decision.scale import picture_map, stitch_features
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Answer, Batcher, Runner
 from service.engine.session import available_cores
-from service.errors import DeadlineExceeded
+from service.errors import DeadlineExceeded, NetworkFailure
 from service.image.decode import decode, read_header
 from service.image.prepare import jpeg_scale, prepare
 from service.metrics import Metrics
@@ -35,6 +36,7 @@ from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict, Wi
 
 __all__ = ["Inspector", "Picture", "anomaly_map_of", "decide"]
 T = TypeVar("T")
+log = logging.getLogger("flawscribe.inspector")
 _MOST_MEASURED = 32  # regions whose shape and colour are measured; a picture with more is noise
 
 
@@ -129,14 +131,16 @@ class Inspector:
                 return mapped, verdict, describe(answer.maps, prepared.pixels, mapped, verdict) if asked else None
 
             anomaly_map, verdict, described = await self._run(self._deciders, conclude)
-            decide_s = time.perf_counter() - started
+            ended = time.perf_counter()  # the verdict stands: what follows is no part of the budget
+            decide_s = ended - started
             if later and verdict.regions:
-                answers.append(await self.batcher.submit(bundle.session, prepared.windows, deadline, features=True))
-                started = time.perf_counter()
-                described = await self._run(
-                    self._deciders, lambda: describe(answers[1].maps, prepared.pixels, anomaly_map, verdict)
-                )
-                decide_s += time.perf_counter() - started
+                try:
+                    answers.append(await self.batcher.submit(bundle.session, prepared.windows, deadline, features=True))
+                    described = await self._run(
+                        self._deciders, lambda: describe(answers[1].maps, prepared.pixels, anomaly_map, verdict)
+                    )
+                except NetworkFailure:  # a verdict is not lost for want of its descriptors
+                    log.warning("no features of a flawed picture: it is answered without descriptors")
         seconds = {
             "decode": prepared.decode_s,
             "prepare": prepared.prepare_s,
@@ -144,7 +148,6 @@ class Inspector:
             "network": sum(each.network_s for each in answers),
             "decide": decide_s,
         }
-        ended = time.perf_counter()
         self._count(bundle, plan, verdict, seconds, ended - prepared.began)
         return Inspection(
             id=uuid.uuid4().hex,

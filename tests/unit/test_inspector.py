@@ -367,6 +367,16 @@ def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
     assert expected.descriptors is not None
     np.testing.assert_array_equal(found.descriptors, expected.descriptors)
 
+    def broken(session: Session, windows: np.ndarray, features: bool = False) -> WindowMaps:
+        if features:
+            raise RuntimeError("no features")
+        return run(session, windows, features)
+
+    monkeypatch.setattr(type(probe.session), "run", broken)
+    told = inspect(inspector, probe, flawed(20), descriptors=True)
+    assert told.verdict == expected.verdict  # not lost for want of its descriptors
+    assert told.descriptors is None
+
 
 def scaled(bundle: Bundle) -> Bundle:
     """The same model, had it been trained on JPEGs that are decoded at a smaller scale."""
