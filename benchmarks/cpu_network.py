@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from service.bundle.verify import verify
 from service.engine.session import OPENVINO_FORMS, has_openvino, open_session
 from service.image.decode import decode
 from service.training import quantize as quantizing
-from service.training.export import OPSET, Served, to_onnx, without_traces
+from service.training.export import Served, module_to_onnx, to_onnx
 from service.training.metrics import auroc
 from service.training.network import Detector, Pdn
 
@@ -93,22 +92,7 @@ def joined(one: nn.Conv2d, other: nn.Conv2d, groups: int) -> nn.Conv2d:
 
 def exported(network: nn.Module) -> bytes:
     """A network of two outputs as ONNX."""
-    example = torch.zeros((2, 256, 256, 3), dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            input_names=["image"],
-            output_names=["structural_map", "features"],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
-            verbose=False,
-        )
-    assert program is not None
-    return without_traces(program.model_proto)
+    return module_to_onnx(network, ["structural_map", "features"])
 
 
 def as_quantised_before(model: bytes, windows: list[NDArray[np.uint8]]) -> bytes:

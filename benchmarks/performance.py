@@ -139,9 +139,9 @@ def memory(result: Row) -> str:
         "add_p50_ms": "taking one in, ms",
         "load_s": "loading, s",
     }
-    models = result["models"]
-    figures = [{"figure": name.replace("_", " "), "value": value} for name, value in (models or {}).items()]
-    return "\n\n".join([markdown(result["cases"], recall), markdown(figures, {"figure": "many models", "value": ""})])
+    figures = [{"figure": name.replace("_", " "), "value": value} for name, value in (result["models"] or {}).items()]
+    many = markdown(figures, {"figure": "many models", "value": ""}) if figures else "Many models: not measured yet."
+    return "\n\n".join([markdown(result["cases"], recall), many])
 
 
 def decoding(result: Row) -> str:

@@ -136,15 +136,20 @@ def to_onnx(detector: Detector) -> bytes:
     names = ["structural_map", "features"]
     if detector.autoencoder is not None:
         names.insert(1, "logical_map")
+    return module_to_onnx(Served(detector.cpu()), names)
+
+
+def module_to_onnx(module: nn.Module, names: Sequence[str]) -> bytes:
+    """A network of windows uint8 [N,256,256,3] with outputs `names` as one ONNX file, batch free."""
     example = torch.zeros((2, 256, 256, 3), dtype=torch.uint8)  # two: a batch of one would be frozen
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of every library that is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Served(detector.cpu()).eval(),
+            module.eval(),
             (example,),
             input_names=["image"],
-            output_names=names,
+            output_names=list(names),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
