@@ -6,13 +6,12 @@ python -m benchmarks.border --json benchmarks/results/border.json
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.bundle.store import Bundle, EngineOptions, load_bundle
 from service.samples import write_dataset
 from service.training.evaluate import evaluate, find_test_images, score_all
@@ -52,10 +51,7 @@ def main() -> None:
         "border_quantiles": bundle.manifest.border.structural,
         "rows": rows,
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell(result, options.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ DIR/test (MVTec AD's layout) with every form of a bundle: image AUROC, and how f
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.verify import verify
 from service.engine.session import OPENVINO_FORMS, has_openvino, open_session
@@ -219,10 +218,7 @@ def main() -> None:
         if options.bundle is None
         else judged(options.bundle, options.parts, options.most)
     )
-    text = json.dumps({"machine": describe(), "rows": rows}, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell({"machine": describe(), "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

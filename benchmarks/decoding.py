@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.bench.timing import quantile
 from service.image.decode import decode, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
@@ -122,10 +121,7 @@ def main() -> None:
             "mask": levels((smooth > 0.8).astype(np.uint8) * 255, options.rounds),
         },
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell(result, options.json)
 
 
 if __name__ == "__main__":

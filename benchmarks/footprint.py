@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.bench.server import resident_mb, serving
 from service.bundle.manifest import FormName
 from service.bundle.verify import read_manifest
@@ -81,10 +80,7 @@ def main() -> None:
     picture = (options.picture or bundle / manifest.golden[0].file).read_bytes()
     forms = [name for name in manifest.forms if name != "fp16" and (name not in OPENVINO_FORMS or has_openvino())]
     rows = [measure(bundle, form, picture, options.answers) for form in forms]
-    text = json.dumps({"machine": describe(), "rows": rows}, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell({"machine": describe(), "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

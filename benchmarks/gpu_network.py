@@ -10,7 +10,6 @@ largest difference of a map from torch's float32, over the map's spread. Ends wi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.engine.session import open_session
 from service.training.export import to_onnx
 from service.training.network import PDN_SIZES, Detector, Pdn, PdnSize
@@ -183,10 +182,7 @@ def main() -> int:
         "ceiling": ceiling(),
         "rows": [row for size in PDN_SIZES for row in measured(size)],
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell(result, options.json)
     return 0
 
 

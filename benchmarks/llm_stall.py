@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.samples import render
 from tests.llm_server import LlmServer, silent
 
@@ -108,10 +107,7 @@ def main() -> None:
         "p99_ratio": round(held["p99"] / alone["p99"], 3),
         "p50_ratio": round(held["p50"] / alone["p50"], 3),
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell(result, options.json)
 
 
 if __name__ == "__main__":

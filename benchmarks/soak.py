@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.bench.server import resident_mb
 
 
@@ -150,10 +150,7 @@ def main() -> None:
         "records_mb": round(stored_mb, 1),
         "exit_code": code,
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell(result, options.json)
 
 
 if __name__ == "__main__":

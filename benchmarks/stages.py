@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import json
 import re
 import urllib.request
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.decoding import cpu_ms
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.api.answers import Judged, json_answer
 from service.bench.load import Target, closed
 from service.bench.server import serving
@@ -115,10 +114,7 @@ def main() -> None:
         for name, clients in (("idle", 0), ("1 client", 1), ("16 clients", 16))
     }
     result = {"machine": describe(), "rows": rows, "event_loop_share_later_than_s": late}
-    text = json.dumps(result, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell(result, options.json)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 
 from benchmarks.llm_stall import latencies, part, quantiles
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from service.samples import render
 from tests.contract.serving import wait_until
 
@@ -122,10 +122,7 @@ def main() -> None:
         "without_training": summary(alone),
         "beside_training": summary(beside),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+    tell(result, options.json)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tell
 from benchmarks.peers.work import BUNDLE, FORM
 from service.bench.load import Sample, Target, closed, once
 from service.bench.server import serving
@@ -154,10 +154,7 @@ def main() -> None:
             for (name, clients), found in samples.items()
         ],
     }
-    text = json.dumps(result, indent=1) + "\n"
-    if options.json is not None:
-        options.json.write_text(text)
-    print(text, end="")
+    tell(result, options.json)
 
 
 if __name__ == "__main__":

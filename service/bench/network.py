@@ -59,9 +59,11 @@ def measure(
     windows = real_windows(verified)
     cases = _served(verified, windows, provider, threads)
     others = references.installed(verified.manifest, _networks(verified), cases[0].provider, threads) if beside else ()
+    served = {(case.form.removesuffix("-openvino"), case.provider) for case in cases}  # forms that run there anyway
     cases += [
         _Case(reference.form, reference.provider, batch, _bound(reference.run, _batch(windows, batch)))
         for reference in others
+        if (reference.form, reference.provider) not in served
         for batch in sorted({case.batch for case in cases})
     ]
     seconds = take_turns({case.key: case.run for case in cases}, rounds)
