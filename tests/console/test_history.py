@@ -56,7 +56,7 @@ def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_
     dialog.get_by_role("button", name="Right").click()
     dialog.get_by_label("What is the flaw?").fill("scratch")
     dialog.get_by_role("button", name="Save").click()
-    dialog.get_by_text("Verdict right").wait_for()
+    dialog.get_by_text("Verdict right", exact=True).wait_for()
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#rows")).to_contain_text("scratch")
     assert "#" not in page.url

@@ -82,6 +82,10 @@ at("check-run").addEventListener("click", async (event) => {
 document.getElementById("master-form")?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.currentTarget;
-  await change(() => call(path(), { method: "POST", body: new FormData(form) }), text("master_added"));
-  form.elements.image.value = "";
+  const add = async () => {
+    await call(path(), { method: "POST", body: new FormData(form) });
+    // Before the list shows them: by then the person may have picked the next pictures.
+    form.elements.image.value = "";
+  };
+  await change(add, text("master_added"));
 });
