@@ -62,10 +62,10 @@ def link(source: Path, target: Path) -> None:
     target.symlink_to(source)
 
 
-def run(name: str, seed: int, teacher: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train and evaluate one bundle."""
+def run(name: str, seed: int, teacher: str, keep: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train and evaluate one bundle; data, bundle and run stay in a folder of `keep` where one is given."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder = Path(temporary) if keep is None else keep / f"{name.replace(':', '-')}-{seed}"
         data, split, group_by = prepare_set(name, seed, folder)
         started = time.monotonic()
         settings = BuildSettings(
@@ -100,21 +100,29 @@ def run(name: str, seed: int, teacher: str, say: Callable[[str], None]) -> dict[
         }
 
 
+def kept_rows() -> dict[str, Any]:
+    """The result file's content, empty where there is none."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe(), "rows": []}
+
+
 def main() -> None:
     """Run what has no row yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=[*KINDS, *REAL, *TILES], choices=[*KINDS, *REAL, *TILES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--teacher", default="pdn-small")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep data, bundles and runs there, to look at mistakes"
+    )
     options = parser.parse_args()
-    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe(), "rows": []}
     for name in options.sets:
         for seed in options.seeds:
             wanted = (name.partition(":")[0], name.partition(":")[2] or "given", seed, options.teacher)
-            if any((row["set"], row["split"], row["seed"], row["teacher"]) == wanted for row in kept["rows"]):
+            if any((row["set"], row["split"], row["seed"], row["teacher"]) == wanted for row in kept_rows()["rows"]):
                 continue
-            row = run(name, seed, options.teacher, lambda text: print(text, flush=True))
+            row = run(name, seed, options.teacher, options.keep, lambda text: print(text, flush=True))
             print(row, flush=True)
+            kept = kept_rows()  # read anew: another process may have added rows meanwhile
             kept["rows"].append(row)
             RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
