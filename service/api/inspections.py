@@ -192,7 +192,7 @@ async def _learn(state: ServiceState) -> None:
         log.error("a review is stored and not learned yet: %s", error.detail)
 
 
-@router.get("/parts/{serial}", summary="One verdict for a part seen in several views or shots")
+@router.get("/parts/{serial:path}", summary="One verdict for a part seen in several views or shots")
 async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Query()]) -> schemas.Part:
     """The worst of the latest shot of every view at every station; `after_review` is what people say of them."""
     state = require(request, "detect", "review")

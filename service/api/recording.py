@@ -87,7 +87,8 @@ async def once(
         return
     caller = state.caller(request)  # keys of different callers never meet
     sha256 = await asyncio.to_thread(body_sha256)
-    async with records_of(state).keys.claim(f"{caller} {request.url.path} {key}", sha256, deadline=deadline) as claim:
+    scope = f"{caller} {request.url.path}"
+    async with records_of(state).keys.claim(key, sha256, deadline=deadline, scope=scope) as claim:
         yield claim
 
 

@@ -22,6 +22,12 @@ from service.records.report.table import facts_json
 
 log = logging.getLogger("flawscribe.reports")
 router = APIRouter(tags=["records"])
+_FORMS: dict[str, Format] = {
+    "text/html": "html",
+    "application/json": "json",
+    "text/csv": "csv",
+    "application/pdf": "pdf",
+}
 
 
 class ReportQuery(BaseModel):
@@ -36,7 +42,9 @@ class ReportQuery(BaseModel):
     summary: bool = Field(
         False, description="Let the LLM sum the figures up (they are sent to it); html, json and pdf."
     )
-    format: Format | None = Field(None, description="html, json, csv or pdf; unset: html for a browser, else json.")
+    format: Format | None = Field(
+        None, description="html, json, csv or pdf; unset: the first of these that Accept names, else json."
+    )
 
 
 @router.get(
@@ -47,8 +55,7 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
     state = require(request, "review")
     records = records_of(state)
     scope = read_scope(query.since, query.until, now=datetime.now(UTC), product=query.product, lot=query.lot)
-    form: Format = query.format or ("html" if "text/html" in request.headers.get("accept", "") else "json")
-
+    form = query.format or _preferred(request.headers.get("accept", ""))
     data = await asyncio.to_thread(gather, records.database, scope)
     summary = await _summary(state, data) if query.summary and form != "csv" else None
 
@@ -59,6 +66,14 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
     headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
     return Response(document.content, media_type=document.media_type, headers=headers)
+
+
+def _preferred(accept: str) -> Format:
+    """The form that a browser or a program asks for: the first named that there is, else JSON."""
+    for named in accept.split(","):
+        if (form := _FORMS.get(named.partition(";")[0].strip().lower())) is not None:
+            return form
+    return "json"
 
 
 async def _summary(state: ServiceState, data: ReportData) -> str | None:

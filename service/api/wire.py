@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -47,8 +48,20 @@ class Incoming:
     context: str = ""
 
 
-class _InMemoryParser(MultiPartParser):
+class _PicturesParser(MultiPartParser):
     spool_max_size = sys.maxsize  # Starlette writes uploads over 1 MB to disk; ours are bounded and judged at once
+    whole = False  # whether the last boundary came
+
+    def on_headers_finished(self) -> None:
+        """A part `image` is a picture, also from clients that give it no file name (.NET, curl's `-F image=<`)."""
+        _, options = parse_options_header(self._current_part.content_disposition)
+        if options.get(b"name") == b"image" and b"filename" not in options:
+            self._current_part.content_disposition = b'form-data; name="image"; filename=""'
+        super().on_headers_finished()
+
+    def on_end(self) -> None:
+        """Nothing is missing; a part that was cut short would pass for one that was never sent."""
+        self.whole = True
 
 
 async def read_pictures(request: Request, limits: BodyLimits, *, with_context: bool = False) -> Incoming:
@@ -58,6 +71,8 @@ async def read_pictures(request: Request, limits: BodyLimits, *, with_context: b
     HTTPException 408 when the body does not arrive in time.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
+        raise UnsupportedMediaType(f"content encoding {coding}; send the body as it is")
     if media_type not in _ALL_TYPES:
         raise UnsupportedMediaType(f"content type {media_type or '(none)'}; accepted are: {', '.join(_ALL_TYPES)}")
     pictures: Sequence[Picture | FlawscribeError]
@@ -66,14 +81,14 @@ async def read_pictures(request: Request, limits: BodyLimits, *, with_context: b
         async with _in_time(limits):
             blobs, fields = await _multipart(request, limits)
         context = _taken_context(fields) if with_context else ""
-        metadata = _meta_headers(request) | {name: _meta_value(name, value) for name, value in fields.items()}
-        pictures = [blob if isinstance(blob, FlawscribeError) else Picture(blob, metadata=metadata) for blob in blobs]
+        metadata = _metadata(request, fields)
+        pictures = [Picture(blob, metadata=metadata) for blob in blobs]
     else:
         body = await read_body(request, limits)
         if media_type == "application/json":  # tens of megabytes of base64 would hold up the event loop
             document = await asyncio.to_thread(_document, body)
             context = _taken_context(document) if with_context else ""
-            pictures = await asyncio.to_thread(_from_json, document, _meta_headers(request))
+            pictures = await asyncio.to_thread(_from_json, document, request)
         else:
             pictures = [_single(request, media_type, body, limits)]
     if not pictures:
@@ -127,9 +142,9 @@ async def _bounded(request: Request, limits: BodyLimits) -> AsyncGenerator[bytes
         yield chunk
 
 
-async def _multipart(request: Request, limits: BodyLimits) -> tuple[list[bytes | FlawscribeError], dict[str, str]]:
-    """The files of the parts `image`, and the text fields beside them."""
-    parser = _InMemoryParser(
+async def _multipart(request: Request, limits: BodyLimits) -> tuple[list[bytes], dict[str, str]]:
+    """The pictures of the parts `image`, and the text fields beside them."""
+    parser = _PicturesParser(
         request.headers,
         _bounded(request, limits),
         max_files=limits.max_images,
@@ -142,15 +157,17 @@ async def _multipart(request: Request, limits: BodyLimits) -> tuple[list[bytes |
         if error.message.startswith("Too many files"):
             raise _too_many(limits) from error
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
+    if not parser.whole:
+        raise BadRequest("the multipart body ends before its last boundary")
     fields: dict[str, str] = {}
-    blobs: list[bytes | FlawscribeError] = []
+    blobs: list[bytes] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if name != "image":
                 raise BadRequest(f"part {name!r} has a file; pictures are parts named `image`")
             blobs.append(await value.read())
-        elif name == "image":
-            blobs.append(UnreadableImage("part `image` is a text field; send it as a file (with a filename)"))
+        elif name in fields:
+            raise BadRequest(f"field {name[:_LONGEST_META_NAME]!r} is there twice")
         else:
             fields[name] = value
     await form.close()
@@ -158,7 +175,7 @@ async def _multipart(request: Request, limits: BodyLimits) -> tuple[list[bytes |
 
 
 def _single(request: Request, media_type: str, body: bytes, limits: BodyLimits) -> Picture:
-    metadata = _meta_headers(request)
+    metadata = _metadata(request, {})
     if media_type == "application/octet-stream":
         return _raw(body, request.headers.get("x-image-shape"), metadata, limits)
     return Picture(body, metadata=metadata)
@@ -174,21 +191,23 @@ def _document(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _from_json(document: dict[str, Any], metadata: dict[str, str]) -> list[Picture | FlawscribeError]:
+def _from_json(document: dict[str, Any], request: Request) -> list[Picture | FlawscribeError]:
     if unknown := set(document) - {"images", "metadata"}:
         raise BadRequest(f"unknown JSON fields: {', '.join(sorted(map(str, unknown)))}; known are images, metadata")
     given = document.get("metadata") or {}
     if not isinstance(given, dict) or not all(isinstance(value, str | int | float) for value in given.values()):
         raise BadRequest("metadata must be an object of texts or numbers")
-    if len(given) > _MOST_META:
-        raise BadRequest(f"more than {_MOST_META} metadata entries")
-    metadata |= {name: _meta_value(name, str(value)) for name, value in given.items()}
+    metadata = _metadata(request, {name: str(value) for name, value in given.items()})
     return [_from_base64(entry, metadata) for entry in document["images"]]
 
 
 def _from_base64(entry: Any, metadata: dict[str, str]) -> Picture | FlawscribeError:
     if not isinstance(entry, dict) or not isinstance(entry.get("data"), str):
         return UnreadableImage('an image must be {"data": "<base64>"}')
+    if unknown := set(entry) - {"data"}:
+        raise BadRequest(
+            f"unknown fields of an image: {', '.join(sorted(unknown))}; metadata stands beside images, for all of them"
+        )
     text = entry["data"]
     if text.startswith("data:"):
         text = text.partition(",")[2]
@@ -210,22 +229,35 @@ def _raw(body: bytes, shape: str | None, metadata: dict[str, str], limits: BodyL
     return Picture(body, raw=np.frombuffer(body, np.uint8).reshape(height, width, 3), metadata=metadata)
 
 
-def _meta_headers(request: Request) -> dict[str, str]:
-    return {
-        name[len(_META_HEADER) :]: _meta_value(name, value)
-        for name, value in request.headers.items()
-        if name.startswith(_META_HEADER)
-    }
+def _metadata(request: Request, fields: dict[str, str]) -> dict[str, str]:
+    """The X-Meta-* headers, and the body's own `fields`, which go before them. Raises BadRequest for what cannot be kept."""
+    metadata: dict[str, str] = {}
+    for header, value in request.headers.items():
+        if header.startswith(_META_HEADER):
+            name = header[len(_META_HEADER) :]
+            name = "captured_at" if name == "captured-at" else name  # proxies drop headers with underscores
+            if name in metadata:
+                raise BadRequest(f"header X-Meta-{name[:_LONGEST_META_NAME]} is there twice")
+            metadata[name] = _from_header(value)
+    metadata |= fields
+    if len(metadata) > _MOST_META:
+        raise BadRequest(f"more than {_MOST_META} metadata entries")
+    for name, value in metadata.items():
+        if not name or len(value) > _LONGEST_META or len(name) > _LONGEST_META_NAME:
+            raise BadRequest(
+                f"metadata {name[:_LONGEST_META_NAME]!r}: names have 1 to {_LONGEST_META_NAME} characters, "
+                f"values at most {_LONGEST_META}"
+            )
+        try:
+            (name + value).encode()
+        except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no answer could carry
+            raise BadRequest("metadata is not valid Unicode") from error
+    return metadata
 
 
-def _meta_value(name: str, value: str) -> str:
-    if len(value) > _LONGEST_META or len(name) > _LONGEST_META_NAME:
-        raise BadRequest(
-            f"metadata {name[:_LONGEST_META_NAME]!r} is too long: names have at most {_LONGEST_META_NAME} characters, "
-            f"values {_LONGEST_META}"
-        )
+def _from_header(value: str) -> str:
+    """Header bytes, which the framework reads as Latin-1, as the UTF-8 that most clients send, where they are."""
     try:
-        (name + value).encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no answer could carry
-        raise BadRequest("metadata is not valid Unicode") from error
-    return value
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.captions.answer import LlmAnswer, LlmCaption, LlmUnavailable
 from service.captions.composite import build_pictures
+from service.captions.figures import as_measured, measure
 from service.captions.memory import Memory, Recall
 from service.captions.products import UNKNOWN, ProductCard, Products, Taxonomy, taxonomy
 from service.captions.prompt import LabelWords, LlmCase, LlmRegion, LlmTask
@@ -70,6 +71,7 @@ class _Seen:
     """What the house itself makes of a flawed picture: rules and memory for each region."""
 
     masks: list[NDArray[np.bool_]]
+    regions: list[Region]  # with their measured areas
     rules: list[Classification]
     recalls: list[Recall | None]
 
@@ -104,7 +106,7 @@ class Captioner:
         seen = await asyncio.to_thread(self._look, inspection, site, card, product)
         own = [
             _remembered(card, rules, recall, region, inspection, site)
-            for rules, recall, region in zip(seen.rules, seen.recalls, verdict.regions, strict=True)
+            for rules, recall, region in zip(seen.rules, seen.recalls, seen.regions, strict=True)
         ]
         if self.llm is None or not card.may_leave or all(item.source == "memory" for item in own):
             return Captions(classify_picture(verdict, own), tuple(own))
@@ -115,7 +117,7 @@ class Captioner:
             reason = failure.reason.value
             fallen = [item if item.source == "memory" else _degraded(item, reason) for item in own]
             return Captions(_degraded(classify_picture(verdict, fallen), reason), tuple(fallen))
-        return _told(inspection, site, card, own, answer)
+        return _told(inspection, site, card, seen.regions, own, answer)
 
     def learn(self, cases: Sequence[StoredCase], withdrawn: Sequence[str] = ()) -> None:
         """Take reviewed cases into the memory, and those of the ids `withdrawn` out of it.
@@ -138,14 +140,19 @@ class Captioner:
         review = verdict.thresholds.review
         masks = list(region_pixels(inspection.anomaly_map, review))
         flawed = mask_pixels(inspection.anomaly_map, review)
+        found = [measure(rgb, region.box, mask, flawed) for region, mask in zip(verdict.regions, masks, strict=True)]
+        regions = [
+            as_measured(region, figures, inspection.size)
+            for region, figures in zip(verdict.regions, found, strict=True)
+        ]
         rules = [
-            classify_by_rules(card, rgb, region, mask, verdict, flawed=flawed, mm_per_pixel=site.mm_per_pixel)
-            for region, mask in zip(verdict.regions, masks, strict=True)
+            classify_by_rules(card, figures, region, inspection.size, verdict, mm_per_pixel=site.mm_per_pixel)
+            for figures, region in zip(found, regions, strict=True)
         ]
         recalls: list[Recall | None] = [None] * len(rules)
         if inspection.descriptors is not None:
             recalls = [self.memory.recall(product, site.teacher_sha256, each) for each in inspection.descriptors]
-        return _Seen(masks, rules, recalls)
+        return _Seen(masks, regions, rules, recalls)
 
 
 def _remembered(
@@ -220,13 +227,18 @@ def _whole(mask: NDArray[np.bool_], region: Region, height: int, width: int) -> 
 
 
 def _told(
-    inspection: Inspection, site: Site, card: ProductCard, own: Sequence[Classification], answer: LlmAnswer
+    inspection: Inspection,
+    site: Site,
+    card: ProductCard,
+    measured: Sequence[Region],
+    own: Sequence[Classification],
+    answer: LlmAnswer,
 ) -> Captions:
     """The LLM's words where it gave any; memory's where that was sure; the rules' for the rest."""
     verdict = inspection.verdict
     height, width = inspection.size
     regions = []
-    for region, mine, caption in zip(verdict.regions, own, answer.regions, strict=True):
+    for region, mine, caption in zip(measured, own, answer.regions, strict=True):
         told = mine
         if caption is not None and mine.source != "memory":
             severity = severity_of(card, caption.label, region, width, height, site.mm_per_pixel)

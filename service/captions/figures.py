@@ -6,7 +6,7 @@ look foreign there, by colours rarer in the ring than in the region, are measure
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,19 @@ from scipy import ndimage
 
 from service.captions.colour import Lab, lab
 from service.captions.descriptor import FIGURES, axes, gradient, region_figures
+from service.types import Region
 
-__all__ = ["FIGURES", "Box", "Figures", "Mask", "Rgb", "describe_region_figures", "measure", "region_vector"]
+__all__ = [
+    "FIGURES",
+    "Box",
+    "Figures",
+    "Mask",
+    "Rgb",
+    "as_measured",
+    "describe_region_figures",
+    "measure",
+    "region_vector",
+]
 
 Mask = NDArray[np.bool_]
 Rgb = NDArray[np.uint8]
@@ -72,6 +83,13 @@ def measure(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) -> Figur
         border=_on_border(box, width, height),
         vector=region_figures(colours, inside, ring, box, step, width, height),
     )
+
+
+def as_measured(region: Region, found: Figures, size: tuple[int, int]) -> Region:
+    """The region of a picture of `size` (height, width) with the area of the pixels that were measured: by this a flaw is called
+    a spot and its severity told, as its length is."""
+    height, width = size
+    return replace(region, area_px=round(found.area), area_share=found.area / (height * width))
 
 
 def region_vector(found: Figures) -> NDArray[np.float32]:

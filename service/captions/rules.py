@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.captions.colour import colour_word, contrast_words, hue_word
-from service.captions.figures import Figures, Mask, measure
+from service.captions.figures import Figures
 from service.captions.place import place_word
 from service.captions.products import UNKNOWN, ProductCard
 from service.captions.severity import severity_of, worst
@@ -25,21 +24,19 @@ _SPOT_UP_TO = 0.01  # share of the picture
 
 def classify_by_rules(
     card: ProductCard,
-    rgb: NDArray[np.uint8],
+    found: Figures,
     region: Region,
-    mask: Mask,
+    size: tuple[int, int],
     verdict: Verdict,
     *,
-    flawed: Mask | None = None,
     mm_per_pixel: float | None = None,
 ) -> Classification:
-    """One region of the picture uint8 [H,W,3] in words.
+    """One region of a picture of `size` (height, width) in words.
 
-    `mask`: bool [H,W], or [h,w] inside the region's box (`decision.regions.region_pixels`). `flawed`: bool [H,W], the pixels of all
-    regions. The label is `unknown` unless the card's `looks` fit exactly one flaw type. Tens of milliseconds for a large region.
+    `found`: what `figures.measure` says of it; `region`: with that area (`figures.as_measured`). The label is `unknown` unless the
+    card's `looks` fit exactly one flaw type.
     """
-    found = measure(rgb, region.box, mask, flawed)
-    height, width = rgb.shape[:2]
+    height, width = size
     scale = mm_per_pixel or card.mm_per_pixel
     shape, colour = shape_word(found, region.area_share), colour_word(found.flaw, found.around)
     place = place_word(region.centroid, width, height)

@@ -90,16 +90,17 @@ class IdempotencyKeys:
         self._running: dict[str, _Running] = {}
 
     @asynccontextmanager
-    async def claim(self, key: str, body_sha256: str, *, deadline: float) -> AsyncIterator[Claim]:
+    async def claim(self, key: str, body_sha256: str, *, deadline: float, scope: str = "") -> AsyncIterator[Claim]:
         """Claim a key until the block ends; waits while another request has it, until `deadline` (time.monotonic()).
 
         In the block: return `claim.answer` if there is one, else work and commit `claim.storing`. A block left without
-        that, or by an error, frees the key, and the next request of it begins anew. `key` must tell callers apart where
-        they may not see each other's answers.
+        that, or by an error, frees the key, and the next request of it begins anew. Keys of different `scope` never meet: it tells
+        callers apart, who may not see each other's answers.
         Raises Conflict for another body, DeadlineExceeded, InvalidParameter for the key, RecordsBusy, RecordsFailure.
         """
-        if not 0 < len(key) <= _MOST_CHARACTERS or not key.isprintable():
+        if not key.strip() or len(key) > _MOST_CHARACTERS or not key.isprintable():
             raise InvalidParameter(f"Idempotency-Key must be 1 to {_MOST_CHARACTERS} printable characters")
+        key = f"{scope} {key}" if scope else key
         owner = uuid.uuid4().hex
         if (answer := await self._turn(key, body_sha256, deadline)) is not None:
             yield Claim(key, owner, answer)

@@ -136,9 +136,9 @@ def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
     if filters.label is not None:
         limits.append(c.id.in_(sa.select(labels.c.inspection_id).where(labels.c.label == clean(filters.label))))
     if filters.since is not None:
-        limits.append(c.created_at >= utc("since", filters.since))
+        limits.append(c.created_at >= utc("from", filters.since))
     if filters.until is not None:
-        limits.append(c.created_at < utc("until", filters.until))
+        limits.append(c.created_at < utc("to", filters.until))
     if filters.reviewed is not None:
         said = sa.exists().where(reviews.c.inspection_id == c.id)
         limits.append(said if filters.reviewed else ~said)

@@ -198,6 +198,8 @@ def test_problems(service: Service) -> None:
     assert "no picture" in problem(post("/detect", files={"other": (None, "text")}), 400)
     assert "not JSON" in problem(post("/detect", content=b"{", headers={"content-type": "application/json"}), 400)
     assert "base64" in problem(post("/detect", json={"images": [{"data": "%%%"}]}), 400)
+    own = {"data": base64.b64encode(BAD).decode(), "metadata": {"serial": "A1"}}
+    assert "metadata stands beside images" in problem(post("/detect", json={"images": [own]}), 400)
     assert "unknown JSON fields" in problem(post("/detect", json={"images": [], "imgs": []}), 400)
     problem(service.client.get("/detect"), 405)
     problem(service.client.get("/nowhere"), 404)

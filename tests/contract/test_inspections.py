@@ -108,6 +108,8 @@ def test_a_part_is_as_good_as_its_worst_view(service: Service) -> None:
     detect(service, GOOD, data={"serial": "P", "view": "side"})  # shown again
     assert service.client.get("/parts/P").json()["verdict"] == "ok"
     assert service.client.get("/parts/unheard-of").status_code == 404
+    detect(service, GOOD, data={"serial": "A/7"})
+    assert service.client.get("/parts/A%2F7").json()["serial"] == "A/7"
 
 
 def test_reviews_are_added_and_label(service: Service) -> None:
@@ -139,6 +141,17 @@ def test_the_same_key_and_body_get_the_same_answer_and_one_record(service: Servi
     assert query.status_code == 409
 
 
+def test_what_a_key_may_be(service: Service) -> None:
+    def status(key: str) -> int:
+        return service.client.post(
+            "/detect", files={"image": ("a.png", BAD)}, headers={"idempotency-key": key}
+        ).status_code
+
+    assert status("k" * 300) == 200
+    assert status("k" * 301) == 422
+    assert status("") == 422  # else all clients that leave it empty would share one
+
+
 def test_a_hundred_duplicates_at_once_leave_one_record(service: Service) -> None:
     def ask(_: int) -> bytes:
         headers = {"idempotency-key": "burst"}
@@ -167,6 +180,13 @@ def test_reports_come_in_every_form(service: Service) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "<svg" in page.text
     assert service.client.get("/reports?format=csv").text.count("\n") >= 2
+    for wanted, given in (
+        ("text/csv", "text/csv"),
+        ("image/*, application/json", "application/json"),
+        ("*/*", "application/json"),
+    ):
+        answer = service.client.get("/reports", headers={"accept": wanted})
+        assert answer.headers["content-type"].startswith(given)
     assert service.client.get("/reports?from=x").status_code == 422
     assert service.client.get("/reports?form=csv").status_code == 422
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.captions.figures import describe_region_figures, measure
+from service.captions.figures import as_measured, describe_region_figures, measure
 from service.captions.place import PLACES, place_word
 from service.captions.products import UNKNOWN, ProductCard
 from service.captions.rules import MOST_WORDS, classify_by_rules, classify_picture, margin_words, named, ten_words
@@ -49,9 +49,21 @@ def verdict_of(*regions: Region, decision: Decision = Decision.NOT_OK, reasons: 
     return Verdict(decision, max((r.peak_score for r in regions), default=0.1), LIMITS, 0.01, regions, reasons)
 
 
+def in_words(
+    card: ProductCard,
+    rgb: NDArray[np.uint8],
+    region: Region,
+    mask: NDArray[np.bool_],
+    mm_per_pixel: float | None = None,
+) -> Classification:
+    found, size = measure(rgb, region.box, mask), (rgb.shape[0], rgb.shape[1])
+    measured = as_measured(region, found, size)
+    return classify_by_rules(card, found, measured, size, verdict_of(region), mm_per_pixel=mm_per_pixel)
+
+
 def classify(rgb: NDArray[np.uint8], mask: NDArray[np.bool_], mm_per_pixel: float | None = None) -> Classification:
     region = region_of(mask)
-    return classify_by_rules(CARD, rgb, region, mask, verdict_of(region), mm_per_pixel=mm_per_pixel)
+    return in_words(CARD, rgb, region, mask, mm_per_pixel)
 
 
 def cloth(height: int = 240, width: int = 300) -> NDArray[np.uint8]:
@@ -124,6 +136,19 @@ def test_shape_words(place: tuple[slice, slice], shape: str) -> None:
     assert classify(*painted((30, 30, 30), place)).attributes.shape == shape
 
 
+def test_a_small_flaw_in_a_coarse_region_is_told_and_weighed_by_its_own_area() -> None:
+    rgb = cloth()
+    rgb[110:120, 140:150] = (30, 30, 30)
+    mask = np.zeros(rgb.shape[:2], bool)
+    mask[98:132, 128:162] = True  # 1.6 % of the picture; the flaw is 0.14 % of it
+    rules = [{"share": 0.01, "severity": "critical"}, {"share": 0.001, "severity": "minor"}]
+    card = ProductCard.model_validate({"product": "cloth", "name": "cloth", "severity": {"rules": rules}})
+    found = in_words(card, rgb, region_of(mask), mask)
+    assert found.attributes.shape == "spot"
+    assert found.attributes.size == "10 px x 10 px, 0.14 % of the picture"
+    assert found.severity is Severity.MINOR
+
+
 def test_a_curved_thread_is_a_curved_line() -> None:
     rows, columns = np.mgrid[:240, :300]
     from_centre = np.hypot(rows - 120, columns - 150)
@@ -150,7 +175,7 @@ def test_a_card_may_mean_any_line_or_one_kind(shapes: list[str], named: bool) ->
     card = ProductCard.model_validate({"product": "cloth", "name": "cloth", "flaws": [flaw]})
     rgb, mask = painted((20, 20, 20), np.s_[30:33, 10:90])
     region = region_of(mask)
-    found = classify_by_rules(card, rgb, region, mask, verdict_of(region))
+    found = in_words(card, rgb, region, mask)
     assert (found.label == "hair") is named
 
 
@@ -197,7 +222,7 @@ def test_a_mask_inside_the_box_says_the_same_as_one_of_the_whole_picture() -> No
     rgb, mask = painted((20, 20, 20), np.s_[30:33, 10:90])
     region = region_of(mask)
     x, y, w, h = region.box
-    inside = classify_by_rules(CARD, rgb, region, mask[y : y + h, x : x + w], verdict_of(region))
+    inside = in_words(CARD, rgb, region, mask[y : y + h, x : x + w])
     assert inside == classify(rgb, mask)
 
 
