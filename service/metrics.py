@@ -97,9 +97,15 @@ class Metrics:
             "flawscribe_check_passed", "Whether all master parts got their verdicts", ["model"], registry=registry
         )
         self.check_time = Gauge(
-            "flawscribe_check_timestamp_seconds", "When master parts were last checked", ["model"], registry=registry
+            "flawscribe_check_timestamp_seconds",
+            "When master parts were last checked, or added where they never were",
+            ["model"],
+            registry=registry,
         )
         self.training_running = Gauge("flawscribe_training_running", "Whether a training runs", registry=registry)
+        self.training_failed = Gauge(
+            "flawscribe_training_failed", "Whether the newest training failed or was interrupted", registry=registry
+        )
         self.ready = Gauge("flawscribe_ready", "Whether requests are taken, as /readyz says", registry=registry)
         self.models_bytes = Gauge("flawscribe_models_bytes", "Memory of the loaded models, about", registry=registry)
         self.loop_lag = Histogram(

@@ -33,7 +33,7 @@ from service.api import (
 from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.loop import watch_lag
-from service.api.masters import show_last_checks
+from service.api.masters import show_checks
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
@@ -91,6 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     state = ServiceState(settings, load_keys(settings.keys_file), store, metrics, inspector, default_model)
     metrics.training_running.set_function(lambda: state.trainings.running() is not None)
+    metrics.training_failed.set_function(state.trainings.newest_failed)
     app = FastAPI(
         title="Flawscribe",
         version=__version__,
@@ -98,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lambda _: _life(state),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would be made of the client's Host, and send a picture and its key anew
         responses={
             code: {"model": Problem, "description": text, "content": {problems.MEDIA_TYPE: {}}}
             for code, text in (("4XX", "The request cannot be answered as it is"), ("5XX", "Not ready, or failed"))
@@ -175,7 +177,7 @@ def _open_records(state: ServiceState) -> None:
         state.llm.budget.keep_in(records)
     state.records, state.captioner = records, captioner
     state.shadows.restore(records)
-    show_last_checks(state)
+    show_checks(state)
 
 
 def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:
@@ -206,7 +208,7 @@ def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:
 
 
 async def _keep_house(state: ServiceState) -> None:
-    """Once an hour: remove what may not stay any longer, and see whether scores have drifted."""
+    """Once an hour: remove what may not stay any longer, see whether scores have drifted, and what other services checked."""
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         if state.records is not None:
@@ -214,6 +216,7 @@ async def _keep_house(state: ServiceState) -> None:
                 removed = await asyncio.to_thread(state.records.retention.run)
                 log.info("retention removed %s", removed)
                 await asyncio.to_thread(watch_drift, state, datetime.now(UTC))
+                await asyncio.to_thread(show_checks, state)
             except FlawscribeError as error:
                 log.error("housekeeping: %s", error.detail)
 

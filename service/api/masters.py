@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -144,6 +145,7 @@ async def add_masters(request: Request, name: str) -> list[MasterAnswer]:
             records.masters.add, name, picture.data, label, expected, state.caller(request)
         )
         added.append(await asyncio.wrap_future(writing))
+    await asyncio.to_thread(_show, state, name)
     await state.note_model_change(request, name, {"masters_added": [each.id for each in added]})
     return [_master(each) for each in added]
 
@@ -161,6 +163,7 @@ async def remove_master(request: Request, name: str, master_id: str) -> Response
     """Past checks keep what it got."""
     state = require(request, "admin")
     await asyncio.wrap_future(records_of(state).masters.remove(name, master_id))
+    await asyncio.to_thread(_show, state, name)
     await state.note_model_change(request, name, {"masters_removed": [master_id]})
     return Response(status_code=204)
 
@@ -176,7 +179,7 @@ async def run_check(request: Request, name: str) -> CheckAnswer:
         raise Conflict(f"{name} has no master parts; add some: POST /models/{name}/masters")
     model, results = await _judged(state, name, masters)
     check = await asyncio.wrap_future(kept.save_check(model, results, state.caller(request)))
-    _show(state, check)
+    await asyncio.to_thread(_show, state, name)
     return _check(state, check)
 
 
@@ -188,12 +191,10 @@ def list_checks(request: Request, name: str) -> CheckList:
     return CheckList(checks=[_check(state, each) for each in records_of(state).masters.checks(name)])
 
 
-def show_last_checks(state: ServiceState) -> None:
-    """Set the series of each model's last check, at start."""
-    if state.records is not None:
-        for name in state.store.names():
-            for check in state.records.masters.checks(name, 1):
-                _show(state, check)
+def show_checks(state: ServiceState) -> None:
+    """Set the series of every model's last check from the records: at start, and after what other services have checked."""
+    for name in state.store.names():
+        _show(state, name)
 
 
 def _readable(state: ServiceState, picture: Picture | FlawscribeError) -> Picture:
@@ -225,9 +226,19 @@ async def _judged(
         return bundle.identity, results
 
 
-def _show(state: ServiceState, check: Check) -> None:
-    state.metrics.check_passed.labels(check.model.name).set(check.passed)
-    state.metrics.check_time.labels(check.model.name).set(check.at.timestamp())
+def _show(state: ServiceState, name: str) -> None:
+    """A model without master parts has no series; one that was never checked counts from when its parts were added."""
+    kept, metrics = records_of(state).masters, state.metrics
+    masters, last = kept.all(name), next(iter(kept.checks(name, 1)), None)
+    if not masters:
+        for series in (metrics.check_passed, metrics.check_time):
+            with contextlib.suppress(KeyError):
+                series.remove(name)
+        return
+    since = masters[0].added_at if last is None else max(last.at, masters[0].added_at)
+    metrics.check_time.labels(name).set(since.timestamp())
+    if last is not None:
+        metrics.check_passed.labels(name).set(last.passed)
 
 
 def _is_today(moment: datetime) -> bool:

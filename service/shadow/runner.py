@@ -26,6 +26,7 @@ from service.types import Decision, Inspection
 
 log = logging.getLogger("flawscribe.shadow")
 _WAITING = 2  # pictures that wait while the candidate is busy
+_OUTCOMES = ("compared", "disagreed", "dropped", "failed")
 _LARGEST = 64 << 20  # bytes of a picture that is taken along
 
 
@@ -59,6 +60,8 @@ class Shadow:
         self._waiting: queue.Queue[tuple[Picture, Inspection] | None] = queue.Queue(_WAITING)
         self._standing = Standing(run, "loading")
         self._changing = threading.Lock()
+        for outcome in _OUTCOMES:  # there from the start, so that the first one shows as a rise
+            metrics.shadow_images.labels(run.model_name, outcome)
         folder = options.models_dir / run.model_name / str(run.candidate_version)
         self._child = subprocess.Popen(
             [

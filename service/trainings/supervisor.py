@@ -180,14 +180,17 @@ class Trainings:
 
     def all(self) -> list[Training]:
         """Every training, newest first."""
-        if not self.place.folder.is_dir():
-            return []
-        ids = sorted((path.name for path in self.place.folder.iterdir() if _ID.fullmatch(path.name)), reverse=True)
         found = []
-        for training_id in ids:
+        for training_id in sorted(self._ids(), reverse=True):
             with contextlib.suppress(NoSuchTraining):
                 found.append(self.get(training_id))
         return found
+
+    def newest_failed(self) -> bool:
+        """Whether the newest training failed or was interrupted, until it is resumed or removed, or another is started."""
+        with contextlib.suppress(NoSuchTraining):
+            return bool(ids := self._ids()) and self.get(max(ids)).state in ("failed", "interrupted")
+        return False
 
     def get(self, training_id: str) -> Training:
         """A training as it stands now. Raises NoSuchTraining."""
@@ -270,6 +273,12 @@ class Trainings:
         child = process.start(self._lock, record.id, command, run / "log.txt")
         log.info("training %s runs as process %s", record.id, child.pid)
         threading.Thread(target=child.wait, name="flawscribe-training", daemon=True).start()  # so that no zombie stays
+
+    def _ids(self) -> list[str]:
+        """Of all trainings; they sort by the time at which they were started."""
+        if not self.place.folder.is_dir():
+            return []
+        return [path.name for path in self.place.folder.iterdir() if _ID.fullmatch(path.name)]
 
     def _run(self, training_id: str) -> Path:
         run = self.place.folder / training_id

@@ -72,6 +72,30 @@ def test_a_check_from_the_first_master_part_to_a_model_that_fails_it(service: Se
     assert client.post("/models/probe/checks").json()["passed"] is True
 
 
+def check_series(service: Service) -> dict[str, float]:
+    lines = [line for line in service.client.get("/metrics").text.splitlines() if line.startswith("flawscribe_check_")]
+    return {line.split("{")[0].removeprefix("flawscribe_check_"): float(line.split()[-1]) for line in lines}
+
+
+def test_the_series_of_a_check_outlive_a_restart_and_count_from_the_first_master_part(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    place = {"models_dir": tmp_path / "models", "records_dir": tmp_path / "records"}
+    with running(**place) as service:
+        assert check_series(service) == {}
+        (part,) = add(service, flawed(), expected="ok").json()
+        unchecked = check_series(service)
+        assert list(unchecked) == ["timestamp_seconds"]
+    with running(**place) as service:
+        assert check_series(service) == unchecked
+        assert service.client.post("/models/probe/checks").json()["passed"] is False
+        checked = check_series(service)
+        assert (checked["passed"], checked["timestamp_seconds"] > unchecked["timestamp_seconds"]) == (0.0, True)
+    with running(**place) as service:
+        assert check_series(service) == checked
+        service.client.delete(f"/models/probe/masters/{part['id']}")
+        assert check_series(service) == {}  # nothing is to be checked, so nothing is missed
+
+
 def test_the_change_is_counted_from_the_first_check(service: Service) -> None:
     (part,) = add(service, flawed(), expected="not_ok").json()
     first = service.client.post("/models/probe/checks").json()["results"][0]

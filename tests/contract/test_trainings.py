@@ -131,11 +131,14 @@ def test_a_killed_training_says_so_and_is_resumed_cancelled_and_removed(service:
     died = ended(service, training_id)
     assert died["state"] == "interrupted"
     assert "killed" in died["error"]
+    assert "flawscribe_training_failed 1.0" in service.client.get("/metrics").text
     resumed = service.client.post(f"/trainings/{training_id}/resume").json()
     assert (resumed["state"], resumed["error"]) == ("running", None)
+    assert "flawscribe_training_failed 0.0" in service.client.get("/metrics").text
     assert service.client.delete(f"/trainings/{training_id}").status_code == 409
     cancelled = service.client.post(f"/trainings/{training_id}/cancel").json()
     assert cancelled["state"] == "cancelled"
+    assert "flawscribe_training_failed 0.0" in service.client.get("/metrics").text  # a person's wish is no failure
     assert service.state.trainings.running() is None
     assert service.client.post(f"/trainings/{training_id}/cancel").status_code == 409
     assert "plate" not in {path.name for path in service.state.store.models_dir.iterdir()}
@@ -153,6 +156,9 @@ def test_a_training_that_fails_says_why(service: Service) -> None:
     assert failed["state"] == "failed"
     assert "at least 10 are needed" in failed["error"]
     assert any("at least 10" in line for line in failed["log_tail"])
+    assert "flawscribe_training_failed 1.0" in service.client.get("/metrics").text
+    assert service.client.delete(f"/trainings/{failed['id']}").status_code == 204
+    assert "flawscribe_training_failed 0.0" in service.client.get("/metrics").text
 
 
 @pytest.mark.parametrize(
