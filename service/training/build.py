@@ -126,7 +126,7 @@ def build(
     recipe = recipe_named(settings.recipe, len(pictures))
     if settings.steps is not None:
         recipe = replace(recipe, steps=settings.steps)
-    say(f"teacher {teacher.name}: computing features of {len(pictures)} pictures on {device.type}")
+    say(f"preparing {len(pictures)} pictures on the {device.type.upper()} (teacher {teacher.name})")
     bank = FeatureBank(pictures, product.recipe, teacher.network.to(device))
     chooser = Selection(
         held_out,
@@ -147,7 +147,7 @@ def build(
     )
     checkpoint = _checkpoint(_Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
     detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)
-    say("exporting, quantising and calibrating")
+    say("learned; now making the forms that serve, and setting thresholds: some minutes")
     detector = detector.cpu()
     round_to_half(detector, whitened=recipe.directions is None)
     judge = Selection(
@@ -288,14 +288,14 @@ def _product(settings: BuildSettings, splits: Splits) -> Product:
 
 def _announce(splits: Splits, product: Product, say: Say) -> None:
     say(
-        f"{len(splits.train)} pictures to train on, {len(splits.validation)} to choose by, "
-        f"{len(splits.calibration)} for thresholds"
+        f"{len(splits.train)} pictures to learn from, {len(splits.validation)} to choose the best step by, "
+        f"{len(splits.calibration)} to set thresholds by"
     )
     image = splits.train[0]
     plan = plan_tiles(image.width, image.height, product.recipe, global_map=product.global_map)
     say(
-        f"working resolution {plan.working_width}x{plan.working_height} of {image.width}x{image.height}: "
-        f"{plan.windows} windows a picture, smallest flaw {product.min_flaw_px:g} px"
+        f"pictures of {image.width}x{image.height} px are judged at {plan.working_width}x{plan.working_height}, in "
+        f"{plan.windows} window{'s' if plan.windows > 1 else ''}; the smallest flaw that counts is {product.min_flaw_px:g} px"
     )
     for note in splits.notes:
         say(f"note: {note}")

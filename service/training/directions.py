@@ -34,8 +34,11 @@ def look_along(detector: Detector, count: int, seek: Selection, judge: Selection
     after = judge.score(detector)
     if after < before:
         detector.directions = None
-    kept = "dropped" if detector.directions is None else "kept"
-    return f"{count} directions of the difference {kept}: separation of painted flaws {after:.4f}, all channels {before:.4f}"
+    used = f"all {TEACHER_CHANNELS}" if detector.directions is None else f"the {count}"
+    return (
+        f"telling painted flaws from good parts (1 is perfect): {after:.3f} with the {count} most telling features, "
+        f"{before:.3f} with all {TEACHER_CHANNELS}; {used} are used"
+    )
 
 
 def discriminant(detector: Detector, examples: Sequence[Example], count: int) -> Tensor:

@@ -18,7 +18,9 @@ from service.decision.heatmap import overlay_png
 from service.training.train import History
 from service.types import AnomalyMap, Thresholds
 
+_METHODS = {"conformal": "counted on", "fitted_tail": "extrapolated (fitted tail) from", "reviews": "by reviews of"}
 _WIDTH, _HEIGHT = 640, 220
+_USES = {"train": "to learn from", "validation": "to choose the best step by", "calibration": "to set thresholds by"}
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
     "table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #8886}"
@@ -49,20 +51,27 @@ def write_report(report: Report) -> str:
     """The page as HTML."""
     form = report.forms[report.shown_form]
     limits = Thresholds(form.review_threshold, form.reject_threshold)
-    counts = ", ".join(f"{count} {use}" for use, count in report.counts.items())
+    counts = ", ".join(f"{count} {_USES[use]}" for use, count in report.counts.items())
     parts = [
         f"<h1>{escape(report.name)}</h1>",
-        f"<p>Trained on {escape(report.data)} ({counts}) with teacher {escape(report.teacher)}, recipe "
-        f"{escape(report.recipe)}, in {report.seconds / 60:.1f} minutes. Separation of flaws painted on held-out "
-        f"normals (mean of image and pixel AUROC): {report.separation:.4f}.</p>",
+        f"<p>Pictures: {escape(report.data)}; {counts}. Teacher {escape(report.teacher)}, recipe "
+        f"{escape(report.recipe)}, {report.seconds / 60:.1f} minutes.</p>",
         "".join(f"<p>Note: {escape(note)}</p>" for note in report.notes),
+        "<h2>Does it tell flaws from good parts?</h2>",
+        f"<p>Separation of painted flaws: <b>{report.separation:.3f}</b>; 1 is perfect, 0.5 is guessing. Flaws were painted on "
+        "good parts that were held back, since nobody has to bring flawed ones: it is the mean of how well whole pictures and how "
+        "well single pixels are ranked (AUROC). Below 0.9: more steps, a larger working size, or better light.</p>",
         "<h2>Thresholds</h2>",
+        "<p>A part whose score is above <i>review</i> is for a person to look at, above <i>reject</i> it is not OK. Each form of "
+        "the network has its own; the service takes the fastest one that the machine can run.</p>",
         _thresholds(report.forms),
-        f"<h2>Calibration scores, {report.shown_form}</h2>",
+        f"<h2>Scores of good parts that set the thresholds, {report.shown_form}</h2>",
+        "<p>One far to the right of all others is a flawed or badly photographed part among the good ones.</p>",
         histogram(form.calibration_scores, limits),
         "<h2>Training</h2>",
         _curve(report.history),
-        "<h2>Samples: held-out normals, each as it is and with a painted flaw</h2>",
+        "<h2>Held-back good parts, each as it is and with a painted flaw</h2>",
+        "<p>Untouched parts should be cold, painted flaws hot.</p>",
         "".join(_sample(rgb, mapped, limits) for rgb, mapped in report.samples),
         "<h2>Training pictures that look least normal</h2>",
         "<p>A training folder is never clean: look at these, remove what is flawed, and train again.</p>",
@@ -77,11 +86,11 @@ def write_report(report: Report) -> str:
 def _thresholds(forms: Mapping[FormName, Form]) -> str:
     rows = "".join(
         f"<tr><td>{name}</td><td>{form.review_threshold:.4f}</td><td>{form.reject_threshold:.4f}</td>"
-        f"<td>{form.reject_rule.false_reject_rate:.2%}, {form.reject_rule.method.replace('_', ' ')} "
-        f"from {form.reject_rule.parts} parts</td><td>{form.network_ms_per_window:.1f} ms ({escape(form.machine)})</td></tr>"
+        f"<td>{form.reject_rule.false_reject_rate:.2%}, {_METHODS.get(form.reject_rule.method, form.reject_rule.method)} "
+        f"{form.reject_rule.parts} parts</td><td>{form.network_ms_per_window:.1f} ms ({escape(form.machine)})</td></tr>"
         for name, form in forms.items()
     )
-    head = "<tr><th>form</th><th>review</th><th>reject</th><th>false reject rate</th><th>network, per window</th></tr>"
+    head = "<tr><th>form</th><th>review</th><th>reject</th><th>good parts rejected</th><th>time a window</th></tr>"
     return f"<table>{head}{rows}</table>"
 
 
@@ -131,7 +140,8 @@ def _curve(history: History) -> str:
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="training curve">'
         f'<polyline points="{points}" fill="none" stroke="#4a7fb5"/>{dots}</svg>'
-        f"<p>Line: loss, {first:.3g} to {last:.3g} over {end} steps. Dots: separation of painted flaws (top is 1).</p>"
+        f"<p>Line: what is still to be learned (loss), {first:.3g} to {last:.3g} over {end} steps; it falls, then levels off. "
+        "Dots: separation of painted flaws, 1 at the top. Still rising at the end: more steps.</p>"
     )
 
 
