@@ -23,7 +23,7 @@ from service.types import WindowMaps
 
 Provider = Literal["auto", "cpu", "openvino", "cuda"]
 OPENVINO_FORMS = ("int8-openvino", "bf16")  # whose scores are OpenVINO's: engines round int8 differently
-CPU_LADDER = (1, 2)  # a batch saves no time on a CPU and costs memory (docs/decisions/0013)
+CPU_LADDER = (1,)  # a batch takes longer on a CPU than its windows one by one, and more memory (docs/decisions/0018)
 CUDA_LADDER = (1, 2, 4, 8, 16, 32)
 _M_ARENA_MAX = -8  # glibc's malloc.h
 
@@ -62,6 +62,7 @@ class Session(ABC):
             self.run(np.zeros((rung, WINDOW, WINDOW, 3), np.uint8))
 
     def _rung(self, windows: NDArray[np.uint8], wanted: list[str]) -> list[NDArray[Any]]:
+        """The `wanted` outputs for at most the largest rung's windows."""
         count = len(windows)
         rung = next(size for size in self.ladder if size >= count)
         self._seen.add(rung)
@@ -101,7 +102,7 @@ def open_session(
     if provider == "openvino" or (provider == "auto" and form in OPENVINO_FORMS and has_openvino()):
         from service.engine.openvino import open_openvino  # noqa: PLC0415
 
-        return open_openvino(model, form, threads, ladder or CPU_LADDER)
+        return open_openvino(model, form, threads, ladder)
     if form in OPENVINO_FORMS:
         raise BundleRefused(f"form {form} needs OpenVINO: pip install 'flawscribe[openvino]'")
     from service.engine.onnx_runtime import open_onnx_runtime  # noqa: PLC0415

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from service.bundle.load import EngineOptions, load_bundle
 from service.engine import session as session_module
-from service.engine.session import CPU_LADDER, open_session
+from service.engine.session import open_session
 from service.errors import BundleRefused, NotReady
 from tests.networks import field_network, write_bundle
 from tests.unit.bundle.editing import edit_manifest
@@ -22,13 +22,14 @@ WINDOWS = np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), dtype=np.u
 NETWORK = field_network(np.random.default_rng(1).normal(0, 1, (33, 33)).astype(np.float32))
 
 
-def opened(form: str = "float32", **options: Any) -> Any:
-    return open_session(NETWORK, form=form, provider="openvino", threads=1, **options)
+def opened(form: str = "float32", threads: int = 1, **options: Any) -> Any:
+    return open_session(NETWORK, form=form, provider="openvino", threads=threads, **options)
 
 
-def test_its_maps_and_features_are_onnx_runtime_s() -> None:
-    session = opened()
-    assert (session.provider, session.ladder, session.has_logical) == ("openvino", CPU_LADDER, True)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_its_maps_and_features_are_onnx_runtime_s(threads: int) -> None:
+    session = opened(threads=threads)
+    assert (session.provider, session.has_logical) == ("openvino", True)
     theirs = open_session(NETWORK, form="float32", provider="cpu", threads=1).run(WINDOWS, features=True)
     mine = session.run(WINDOWS, features=True)
     np.testing.assert_allclose(mine.structural, theirs.structural, atol=1e-3)
@@ -38,18 +39,39 @@ def test_its_maps_and_features_are_onnx_runtime_s() -> None:
     assert session.run(WINDOWS[:1]).features is None
 
 
-def test_an_answer_stays_what_it_was_when_the_next_one_is_made() -> None:
-    session = opened()
-    first = session.run(WINDOWS[:1]).structural
+def test_a_batch_has_a_window_a_thread_but_no_more_than_four() -> None:
+    ladders = {threads: opened(threads=threads).ladder for threads in (1, 2, 4, 6)}
+    assert ladders == {1: (1,), 2: (1, 2), 4: (1, 4), 6: (1, 4)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_window_s_maps_do_not_depend_on_what_runs_beside_it(count: int) -> None:
+    alone, session = opened(), opened(threads=2)
+    expected = np.concatenate([alone.run(window[None]).structural for window in WINDOWS[:count]])
+    np.testing.assert_array_equal(session.run(WINDOWS[:count]).structural, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_answer_stays_what_it_was_when_the_next_one_is_made(count: int) -> None:
+    session = opened(threads=2)
+    first = session.run(WINDOWS[:count]).structural
     kept = first.copy()
-    session.run(WINDOWS[1:2])
+    session.run(WINDOWS[2 : 2 + count])
     np.testing.assert_array_equal(first, kept)
+
+
+def test_a_batch_that_fails_does_not_spoil_the_next_one() -> None:
+    session = opened(threads=2)
+    expected = session.run(WINDOWS[:2]).structural
+    with pytest.raises(RuntimeError):
+        session.run(WINDOWS[:2, :100])
+    np.testing.assert_array_equal(session.run(WINDOWS[:2]).structural, expected)
 
 
 def test_warming_up_compiles_what_features_need_too() -> None:
     session = opened()
     session.warm_up()
-    assert sorted(session._requests) == [False, True]
+    assert sorted(session._alone) == [False, True]
 
 
 def test_a_network_that_cannot_be_loaded_is_refused() -> None:
