@@ -7,7 +7,7 @@ import base64
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import Response
 
@@ -18,6 +18,7 @@ from service.decision.heatmap import draw_mask, draw_overlay, map_png
 from service.errors import FlawscribeError
 from service.types import Inspection, ModelIdentity, Timings
 
+B = TypeVar("B", bound=schemas.Blob)
 Include = Literal["regions", "map", "mask", "overlay"]
 _MOST_ON_LOOP = 16  # pictures and regions: a third of a millisecond; 32 pictures of 100 regions take 50
 
@@ -83,7 +84,7 @@ def result_of(judged: Judged, included: frozenset[str], method: schemas.Threshol
         words = {"classification": asdict(captions.picture), "llm": captions.llm and asdict(captions.llm)}
     form = schemas.Result if captions is None else schemas.ClassifiedResult
 
-    def wanted(name: Include, draw: Callable[[Inspection], schemas.Blob]) -> schemas.Blob | None:
+    def wanted(name: Include, draw: Callable[[Inspection], B]) -> B | None:
         return draw(inspection) if name in included else None
 
     return form(
@@ -108,9 +109,9 @@ def result_of(judged: Judged, included: frozenset[str], method: schemas.Threshol
     )
 
 
-def _map(inspection: Inspection) -> schemas.Blob:
+def _map(inspection: Inspection) -> schemas.MapBlob:
     drawn = map_png(inspection.anomaly_map)
-    return _blob(drawn.data).model_copy(update={"scale": drawn.scale, "offset": drawn.offset})
+    return schemas.MapBlob(**dict(_blob(drawn.data)), scale=drawn.scale, offset=drawn.offset)
 
 
 def _blob(data: bytes) -> schemas.Blob:

@@ -22,6 +22,7 @@ from service.api.judging import (
     judge_all,
     judged_of,
     model_named,
+    once_each,
     unless_departed,
 )
 from service.api.recording import (
@@ -70,6 +71,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
     """
     state = require(request, "detect")
     state.require_ready()
+    once_each(request)
     deadline = deadline_of(request, state)
     keep = keeping(query.store, request, state)
     later = keep.wanted and _prefers_async(request)

@@ -1,4 +1,4 @@
-"""The frame around every request, as one pure ASGI middleware: request id, host check, counting, draining."""
+"""The frame around every request, as one pure ASGI middleware: request id, host check, HEAD, counting, draining."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.access import key_in
 from service.api.problems import answer_problem
 from service.api.state import ServiceState
-from service.errors import Forbidden, NotReady
+from service.errors import BadRequest, Forbidden, NotReady
 from service.settings import is_loopback
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
@@ -32,16 +32,23 @@ class Frame:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        headless = scope["method"] == "HEAD"
+        if headless:  # what GET would answer, without its body
+            scope = {**scope, "method": "GET"}
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
+        status, ended = 0, False
 
         async def send_framed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
+            if ended:
+                return
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+            elif headless:
+                message, ended = {"type": "http.response.body"}, True
             await send(message)
 
         counted = scope["path"] not in _ALWAYS
@@ -63,6 +70,9 @@ class Frame:
     def _refusal(self, scope: Scope, headers: Headers) -> Exception | None:
         if scope["path"] in _ALWAYS:
             return None
+        hosts = headers.getlist("host")
+        if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):  # RFC 9112, 3.2
+            return BadRequest("a request names one Host")
         if self.state.lifecycle.draining:
             self.state.metrics.rejected.labels("draining").inc()
             return NotReady("the service is shutting down", retry_after=5)
@@ -70,11 +80,12 @@ class Frame:
             return Forbidden("another web site's page sent this; only the console's own pages and API clients may")
         if self.state.keys.required or self.state.settings.insecure:
             return None
-        # without keys only this machine may ask: a web page that rebinds its name to 127.0.0.1 shows in Host
-        named = {"host": headers.get("host", "")}
+        # without keys only this machine may ask: a web page that rebinds its name to 127.0.0.1 shows in Host, which every
+        # browser sends, though an old client's HTTP/1.0 may not
+        named = [("host", host) for host in hosts]
         if "origin" in headers:
-            named["origin"] = headers["origin"].partition("://")[2]
-        for header, place in named.items():
+            named.append(("origin", headers["origin"].partition("://")[2]))
+        for header, place in named:
             if not is_loopback(re.sub(r":\d+$", "", place).strip("[]")):
                 return Forbidden(f"{header} {headers.get(header)!r}: without API keys only this machine is answered")
         return None

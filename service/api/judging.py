@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable
 from typing import Any, TypeVar, get_args
 
@@ -37,7 +38,7 @@ class JudgeQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(None, description="Name of the model; the default one when not given.")
+    model: str | None = Field(None, min_length=1, description="Name of the model; the default one when not given.")
     version: int | None = Field(None, ge=1, description="Version of the model; the active one when not given.")
     include: str = Field("regions", description="Comma-separated: regions, map, mask, overlay.")
     threshold: float | None = Field(None, description="Reject threshold in place of the model's own.")
@@ -175,6 +176,13 @@ def judged_of(outcomes: list[Outcome]) -> list[Inspection]:
     if not judged:
         raise next(outcome for outcome in outcomes if isinstance(outcome, FlawscribeError))
     return judged
+
+
+def once_each(request: Request) -> None:
+    """Raises InvalidParameter for a query parameter given twice: whichever were taken, the other would be ignored."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    if repeated := ", ".join(sorted(name for name, count in counts.items() if count > 1)):
+        raise InvalidParameter(f"query parameter {repeated} is given more than once")
 
 
 def deadline_of(request: Request, state: ServiceState) -> float:

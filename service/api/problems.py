@@ -16,6 +16,7 @@ from service.errors import FlawscribeError
 
 log = logging.getLogger("flawscribe.api")
 MEDIA_TYPE = "application/problem+json"
+_ADVICE = {404: "there is nothing at this path; /docs lists all paths", 405: "this path takes other methods: see Allow"}
 
 
 def problem_of(error: Exception, request_id: str) -> Problem:
@@ -26,12 +27,9 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         kind, title, status = "/problems/invalid-parameter", "Invalid parameter", 422
         detail = "; ".join(_told(".".join(map(str, item["loc"])), item) for item in error.errors())
     elif isinstance(error, HTTPException):
-        kind, title, status, detail = (
-            "about:blank",
-            HTTPStatus(error.status_code).phrase,
-            error.status_code,
-            error.detail,
-        )
+        kind, status = "about:blank", error.status_code
+        title = HTTPStatus(status).phrase
+        detail = _ADVICE.get(status, error.detail)
     else:
         kind, title, status = "about:blank", "Internal error", 500
         detail = "an unexpected error; the log has it under this request_id"

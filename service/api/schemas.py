@@ -54,12 +54,17 @@ class Region(_Answer):
 
 
 class Blob(_Answer):
-    """A picture inside the answer, base64. For the anomaly map a pixel p stands for the score offset + scale * p."""
+    """A picture inside the answer, base64."""
 
     media_type: str
     data: str
-    scale: float | None = None
-    offset: float | None = None
+
+
+class MapBlob(Blob):
+    """The anomaly map as a 16-bit picture: a pixel p stands for the score offset + scale * p."""
+
+    scale: float
+    offset: float
 
 
 class TimingsMs(_Answer):
@@ -88,7 +93,7 @@ class Result(_Answer):
     is_anomalous: bool
     p_value: float
     regions: list[Region] | None  # highest peak first, at most 100; the mask shows all
-    anomaly_map: Blob | None
+    anomaly_map: MapBlob | None
     mask: Blob | None
     overlay: Blob | None
     metadata: dict[str, str]

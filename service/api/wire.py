@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -50,7 +50,7 @@ class Incoming:
 
 class _PicturesParser(MultiPartParser):
     spool_max_size = sys.maxsize  # Starlette writes uploads over 1 MB to disk; ours are bounded and judged at once
-    whole = False  # whether the last boundary came
+    _whole = False  # whether the last boundary came
 
     def on_headers_finished(self) -> None:
         """A part `image` is a picture, also from clients that give it no file name (.NET, curl's `-F image=<`)."""
@@ -60,8 +60,17 @@ class _PicturesParser(MultiPartParser):
         super().on_headers_finished()
 
     def on_end(self) -> None:
-        """Nothing is missing; a part that was cut short would pass for one that was never sent."""
-        self.whole = True
+        """The last boundary."""
+        self._whole = True
+
+    async def parse(self) -> FormData:
+        """The form. Raises MultiPartException for one that was cut short: a part would pass for one that was never sent."""
+        form = await super().parse()
+        if not self._whole:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("it ends before its last boundary")
+        return form
 
 
 async def read_pictures(request: Request, limits: BodyLimits, *, with_context: bool = False) -> Incoming:
@@ -157,20 +166,20 @@ async def _multipart(request: Request, limits: BodyLimits) -> tuple[list[bytes],
         if error.message.startswith("Too many files"):
             raise _too_many(limits) from error
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
-    if not parser.whole:
-        raise BadRequest("the multipart body ends before its last boundary")
     fields: dict[str, str] = {}
     blobs: list[bytes] = []
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if name != "image":
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, str):
+                if name in fields:
+                    raise BadRequest(f"field {name[:_LONGEST_META_NAME]!r} is there twice")
+                fields[name] = value
+            elif name == "image":
+                blobs.append(await value.read())
+            else:
                 raise BadRequest(f"part {name!r} has a file; pictures are parts named `image`")
-            blobs.append(await value.read())
-        elif name in fields:
-            raise BadRequest(f"field {name[:_LONGEST_META_NAME]!r} is there twice")
-        else:
-            fields[name] = value
-    await form.close()
+    finally:
+        await form.close()
     return blobs, fields
 
 

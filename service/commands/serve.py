@@ -14,6 +14,7 @@ import typer
 import uvicorn
 
 from service.api.app import create_app
+from service.api.connection import Connection
 from service.api.state import ServiceState
 from service.engine.session import share_memory_pools
 from service.errors import SettingsError
@@ -91,6 +92,8 @@ def serve(
         app,
         host=settings.host,
         port=settings.port,
+        http=Connection,
+        ws="none",
         log_level=settings.log_level,
         access_log=False,
         timeout_keep_alive=70,

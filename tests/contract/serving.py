@@ -17,6 +17,7 @@ import numpy as np
 import uvicorn
 
 from service.api.app import create_app
+from service.api.connection import Connection
 from service.api.state import ServiceState
 from service.settings import Settings
 
@@ -48,7 +49,10 @@ def running(models_dir: Path, **settings: Any) -> Iterator[Service]:
 @contextlib.contextmanager
 def _running(settings: Settings) -> Iterator[Service]:
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False))
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, http=Connection, ws="none", log_level="error", access_log=False
+    )
+    server = uvicorn.Server(config)
     started = threading.Event()
     original = server.startup
 

@@ -124,6 +124,8 @@ def test_include_gives_the_pictures_asked_for(service: Service) -> None:
         np.asarray(Image.open(io.BytesIO(base64.b64decode(result[name]["data"]))))
         for name in ("mask", "overlay", "anomaly_map")
     )
+    assert set(result["mask"]) == set(result["overlay"]) == {"media_type", "data"}
+    assert set(result["anomaly_map"]) == {"media_type", "data", "scale", "offset"}
     assert mask.shape == (300, 500)
     assert overlay.shape == (300, 500, 3)
     x, y, w, h = result["regions"][0]["box"]
@@ -153,6 +155,29 @@ def test_accept_png_answers_the_overlay_itself(service: Service) -> None:
     assert service.client.post("/detect", files=two, headers=headers).status_code == 406
     text = service.client.post("/detect", files={"image": ("a.png", BAD)}, headers={"accept": "text/plain"})
     assert text.status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        ("image/png", "image/png"),
+        ("IMAGE/PNG;Q=0.5", "image/png"),
+        ("image/*", "image/png"),
+        ("image/png, */*;q=0.1", "image/png"),
+        ("application/json;q=0.2, image/*;q=0.3", "image/png"),
+        ("image/png, application/json", "application/json"),
+        ("image/png;q=0, */*", "application/json"),
+        ("application/*", "application/json"),
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        ("image/png;q=0", None),
+        ("image/jpeg", None),
+    ],
+)
+def test_accept_is_read_with_its_weights(service: Service, accept: str, given: str | None) -> None:
+    response = service.client.post("/detect", files={"image": ("a.png", BAD)}, headers={"accept": accept})
+    assert response.headers["content-type"] == (given or "application/problem+json")
+    assert response.status_code == (200 if given else 406)
 
 
 def test_the_callers_threshold_replaces_the_models(service: Service) -> None:
@@ -191,6 +216,9 @@ def test_problems(service: Service) -> None:
     assert "(none)" in problem(post("/detect", content=b"x"), 415)
     assert "colour" in problem(post("/detect", params={"colour": "red"}, files=image), 422)
     assert "heat" in problem(post("/detect", params={"include": "heat"}, files=image), 422)
+    assert "more than once" in problem(post("/detect?threshold=1&threshold=2", files=image), 422)
+    assert "more than once" in problem(post("/classify?include=map&include=mask", files=image), 422)
+    problem(post("/detect?model=", files=image), 422)  # a variable that was empty, and not the default model
     assert "finite" in problem(post("/detect", params={"threshold": "nan"}, files=image), 422)
     assert "X-Deadline-Ms" in problem(post("/detect", files=image, headers={"x-deadline-ms": "soon"}), 422)
     assert "no model 'x'" in problem(post("/detect", params={"model": "x"}, files=image), 404)
@@ -204,6 +232,51 @@ def test_problems(service: Service) -> None:
     problem(service.client.get("/detect"), 405)
     problem(service.client.get("/nowhere"), 404)
     problem(service.client.get("/models/..%2f..%2fetc"), 404)
+
+
+def form(*parts: tuple[str, bytes], end: bytes = b"--XX--\r\n") -> dict[str, Any]:
+    """A multipart body as sent: each part's disposition and content."""
+    pieces = [
+        f"--XX\r\nContent-Disposition: form-data; {what}\r\n\r\n".encode() + data + b"\r\n" for what, data in parts
+    ]
+    return {"content": b"".join(pieces) + end, "headers": {"content-type": "multipart/form-data; boundary=XX"}}
+
+
+def test_a_part_named_image_is_a_picture_whatever_its_file_name(service: Service) -> None:
+    for name in ("", '; filename=""', "; filename*=UTF-8''a.png"):
+        same_answer(service.client.post("/detect", **form((f'name="image"{name}', BAD))))
+
+
+def test_a_body_cut_short_is_no_shorter_list_of_pictures(service: Service) -> None:
+    parts = ('name="image"; filename="a.png"', GOOD), ('name="image"; filename="b.png"', BAD)
+    for end in (b"", b"--X"):
+        assert "last boundary" in problem(service.client.post("/detect", **form(*parts, end=end)), 400)
+
+
+def test_metadata_that_would_be_lost_is_refused(service: Service) -> None:
+    picture = ('name="image"; filename="a.png"', GOOD)
+    twice = form(picture, ('name="serial"', b"1"), ('name="serial"', b"2"))
+    assert "'serial' is there twice" in problem(service.client.post("/detect", **twice), 400)
+    assert "1 to 100" in problem(service.client.post("/detect", **form(picture, ('name=""', b"x"))), 400)
+    raw = {"content-type": "image/png"}
+    pairs = [*raw.items(), ("x-meta-lot", "1"), ("X-Meta-Lot", "2")]
+    assert "twice" in problem(service.client.post("/detect", content=GOOD, headers=pairs), 400)
+    many = raw | {f"x-meta-key{index}": "1" for index in range(65)}
+    assert "64" in problem(service.client.post("/detect", content=GOOD, headers=many), 400)
+    zipped = raw | {"content-encoding": "gzip"}
+    assert "gzip" in problem(service.client.post("/detect", content=GOOD, headers=zipped), 415)
+
+
+def test_metadata_in_headers_and_fields(service: Service) -> None:
+    headers = [
+        (b"x-meta-product", "Gehäuse".encode()),
+        (b"x-meta-lot", "Gehäuse".encode("latin-1")),
+        (b"x-meta-captured-at", b"2026-03-09T06:00:00Z"),
+        (b"x-meta-serial", b"of the header"),
+    ]
+    answer = service.client.post("/detect", files={"image": ("a.png", GOOD)}, data={"serial": "A1"}, headers=headers)
+    expected = {"product": "Gehäuse", "lot": "Gehäuse", "captured_at": "2026-03-09T06:00:00Z", "serial": "A1"}
+    assert only(answer)["metadata"] == expected
 
 
 @pytest.mark.parametrize("shape", [None, "300,500", "300,500,4", "0,0,3", "-1,5,3", "301,500,3", "9999999,1,3"])
