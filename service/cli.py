@@ -13,6 +13,7 @@ from service.commands import (
     evaluate,
     export,
     key,
+    recalibrate,
     report,
     samples,
     score,
@@ -39,7 +40,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (serve, train, export, evaluate, score, report, thresholds, check, samples, teacher, bench, key):
+for part in (
+    serve,
+    train,
+    export,
+    evaluate,
+    score,
+    report,
+    thresholds,
+    recalibrate,
+    check,
+    samples,
+    teacher,
+    bench,
+    key,
+):
     part.register(app)
 
 

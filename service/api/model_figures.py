@@ -17,7 +17,7 @@ from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.api.wire import read_body
 from service.bundle.manifest import FormName, Manifest
-from service.bundle.recalibrate import recalibrated
+from service.bundle.recalibrate import with_threshold
 from service.decision.verdict import conformal_p_value
 from service.errors import InvalidParameter, NoSuchModel
 from service.image.prepare import plan_tiles
@@ -303,5 +303,5 @@ def _write_version(state: ServiceState, name: str, order: ThresholdOrder) -> int
         reviews = len(read_reviewed(state.records.database, name, order.version, order.form))
     state.store.keep_choice(name)
     return int(
-        recalibrated(state.settings.models_dir / name / str(order.version), order.form, order.reject, reviews).name
+        with_threshold(state.settings.models_dir / name / str(order.version), order.form, order.reject, reviews).name
     )

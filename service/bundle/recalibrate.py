@@ -1,27 +1,30 @@
-"""A bundle with another reject threshold, as the model's next version: nothing is trained, no other file changes."""
+"""A bundle with other thresholds, as the model's next version: nothing is trained, no other file changes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from service.bundle.conformal import limits, part_scores
 from service.bundle.folder import next_version, write_bundle
-from service.bundle.manifest import FormName, ThresholdRule
-from service.bundle.verify import verify
+from service.bundle.manifest import Form, FormName, Manifest, ThresholdRule
+from service.bundle.verify import VerifiedFolder, verify
 from service.errors import BadRequest
+from service.records.good_parts import GoodParts
+
+LEAST_PARTS = 20  # fewer good parts tell less of their scores than any training does
 
 
-def recalibrated(folder: Path, form_name: FormName, reject: float, reviews: int) -> Path:
+def with_threshold(folder: Path, form_name: FormName, reject: float, reviews: int) -> Path:
     """Write the bundle in `folder` as its model's next version, with `reject` as the threshold of one form.
 
     `reviews`: how many reviewed pictures the threshold was chosen by. The review threshold stays, or comes down to
     `reject`. Raises BadRequest for a form that the bundle has not, BundleRefused when the folder is not sound.
     """
     verified = verify(folder)
-    manifest = verified.manifest
-    if form_name not in manifest.forms:
-        raise BadRequest(f"{folder} has no form {form_name}; it has {', '.join(manifest.forms)}")
-    form = manifest.forms[form_name]
+    form = _form(verified.manifest, form_name, folder)
     rule = ThresholdRule(method="reviews", false_reject_rate=form.reject_rule.false_reject_rate, parts=max(1, reviews))
     changed = form.model_copy(
         update={
@@ -30,13 +33,60 @@ def recalibrated(folder: Path, form_name: FormName, reject: float, reviews: int)
             "review_threshold": min(form.review_threshold, reject),
         }
     )
+    return _next(folder, verified, {form_name: changed}, {})
+
+
+def recalibrated(folder: Path, seen: Mapping[FormName, GoodParts], false_reject_rate: float | None = None) -> Path:
+    """Write the bundle in `folder` as its model's next version, calibrated anew by good parts of production.
+
+    Thresholds and calibration scores of the forms in `seen`, and so the p-values, come from these parts as training's come from
+    held-out ones; other forms keep theirs. `false_reject_rate`: 0 to 0.5; None: each form's own.
+
+    Raises BadRequest for a form that the bundle has not or with fewer than 20 parts, BundleRefused when the folder is not sound.
+    """
+    verified = verify(folder)
+    forms: dict[FormName, Form] = {}
+    told: dict[str, Any] = {}
+    for name, good in seen.items():
+        form = _form(verified.manifest, name, folder)
+        scores = part_scores(good.parts, good.scores)
+        if len(scores) < LEAST_PARTS or good.first is None or good.last is None:
+            raise BadRequest(f"{len(scores)} good parts of form {name} are on record; {LEAST_PARTS} are the least")
+        found = limits(scores, false_reject_rate or form.reject_rule.false_reject_rate)
+        forms[name] = form.model_copy(
+            update={
+                "review_threshold": found.review,
+                "reject_threshold": found.reject,
+                "review_rule": found.review_rule,
+                "reject_rule": found.reject_rule,
+                "calibration_scores": scores,
+            }
+        )
+        told[name] = {
+            "parts": len(scores),
+            "pictures": len(good.scores),
+            "reviewed": good.reviewed,
+            "from": good.first.isoformat(),
+            "to": good.last.isoformat(),
+        }
+    return _next(folder, verified, forms, {"recalibration": told})
+
+
+def _form(manifest: Manifest, name: FormName, folder: Path) -> Form:
+    if name not in manifest.forms:
+        raise BadRequest(f"{folder} has no form {name}; it has {', '.join(manifest.forms)}")
+    return manifest.forms[name]
+
+
+def _next(folder: Path, verified: VerifiedFolder, forms: Mapping[FormName, Form], metrics: Mapping[str, Any]) -> Path:
+    manifest = verified.manifest
     model_dir = folder.resolve().parent
     following = manifest.model_copy(
         update={
             "version": next_version(model_dir),
             "created_at": datetime.now(UTC),
-            "forms": {**manifest.forms, form_name: changed},
-            "metrics": {**manifest.metrics, "recalibrated_from": manifest.version},
+            "forms": {**manifest.forms, **forms},
+            "metrics": {**manifest.metrics, **metrics, "recalibrated_from": manifest.version},
         }
     )
     return write_bundle(model_dir, following, verified.files)

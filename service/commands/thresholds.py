@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.bundle.manifest import FormName
-from service.bundle.store import EngineOptions, Store
-from service.errors import BadRequest
-from service.settings import load_settings
+from service.commands.recorded import recorded, written
 
 if TYPE_CHECKING:
     from service.records.thresholds import Advice, Candidate, Rate
@@ -20,7 +18,9 @@ if TYPE_CHECKING:
 def thresholds(
     name: Annotated[str, typer.Argument(help="Name of the model.")],
     version: Annotated[int | None, typer.Option(help="Its version; unset: the active one.")] = None,
-    form: Annotated[FormName, typer.Option(help="The form whose scores were reviewed.")] = "int8",
+    form: Annotated[
+        FormName | None, typer.Option(help="The form whose scores were reviewed; unset: that of most inspections.")
+    ] = None,
     most_escapes: Annotated[float, typer.Option(help="Share of flawed parts that may pass, 0..1.")] = 0.01,
     apply: Annotated[
         float | None, typer.Option(help="Write the model's next version with this reject threshold.")
@@ -31,31 +31,18 @@ def thresholds(
 
     Example: flawscribe thresholds bracket --most-escapes 0.02
     """
-    from service.bundle.recalibrate import recalibrated  # noqa: PLC0415 - the database is loaded only here
-    from service.records.database import open_database  # noqa: PLC0415
+    from service.bundle.recalibrate import with_threshold  # noqa: PLC0415 - the database is loaded only here
     from service.records.thresholds import advise, read_reviewed, suggest  # noqa: PLC0415
 
-    settings = load_settings()
-    store = Store(settings.models_dir, EngineOptions())
-    wanted = store.active_version(name) if version is None else version
-    if wanted is None:
-        raise BadRequest(f"no version of {name} is in service; name one with --version")
-    manifest = store.manifest(name, wanted)
-    if form not in manifest.forms:
-        raise BadRequest(f"{name} {wanted} has no form {form}; it has {', '.join(manifest.forms)}")
-    if settings.database_url is None and not settings.records_dir.is_dir():
-        raise BadRequest(f"no records in {settings.records_dir}: set FLAWSCRIBE_RECORDS_DIR or FLAWSCRIBE_DATABASE_URL")
-    database = open_database(settings.records_dir, settings.database_url)
-    try:
-        reviewed = read_reviewed(database, name, wanted, form)
-    finally:
-        database.close()
+    with recorded(name, version) as found:
+        store, manifest, wanted = found.store, found.manifest, found.manifest.version
+        form = found.form(form)
+        reviewed = read_reviewed(found.database, name, wanted, form)
     present = manifest.forms[form].reject_threshold
     advice = advise(reviewed, (present,))
     if apply is not None:
         store.keep_choice(name)
-        folder = recalibrated(settings.models_dir / name / str(wanted), form, apply, len(reviewed))
-        typer.echo(f'{folder} written; put it in service: POST /models/{name}/activate {{"version": {folder.name}}}')
+        typer.echo(written(with_threshold(found.folder, form, apply, len(reviewed))))
         return
     best = suggest(advice, most_escapes)
     if as_json:

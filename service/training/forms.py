@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.bundle.conformal import limits, part_scores
 from service.bundle.load import anomaly_map_of
 from service.bundle.manifest import FORM_FILES, Form, FormName, Golden, Parity
 from service.engine.session import OPENVINO_FORMS, Session, available_cores, has_openvino, open_session
 from service.errors import BundleRefused
 from service.image.prepare import PrepareRecipe, plan_tiles, thumbnail, working_size
-from service.training.calibrate import part_scores, threshold
 from service.training.data import NormalImage
 from service.training.export import measure_parity, require_parity, store_as_half, to_onnx
 from service.training.features import FeatureBank
@@ -31,7 +31,6 @@ from service.types import AnomalyMap, Border
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
-_REVIEW_TIMES = 5  # the review band opens at this multiple of the false reject rate
 _FORM_LOSS = 0.005  # how much separation a faster form may lose: less than what 50 pictures can tell
 _QUANTISE_WINDOWS = 48
 _GOLDEN_WINDOWS = 8  # run by every start of the service: 2.8 s of float32 on two cores
@@ -123,15 +122,15 @@ def calibrate_form(
     parity: Parity = measure_parity(detector, session, windows, (1, 3))
     if name == "float32":
         require_parity(parity)
-    scores = part_scores(held_out.images, [product.score(session, picture) for picture in held_out.pictures])
-    reject, reject_rule = threshold(scores, false_reject_rate)
-    review, review_rule = threshold(scores, min(0.5, _REVIEW_TIMES * false_reject_rate))
+    parts = [image.part for image in held_out.images]
+    scores = part_scores(parts, [product.score(session, picture) for picture in held_out.pictures])
+    found = limits(scores, false_reject_rate)
     return Form(
         file=FORM_FILES[name],
-        review_threshold=min(review, reject),
-        reject_threshold=reject,
-        review_rule=review_rule,
-        reject_rule=reject_rule,
+        review_threshold=found.review,
+        reject_threshold=found.reject,
+        review_rule=found.review_rule,
+        reject_rule=found.reject_rule,
         calibration_scores=scores,
         parity=parity,
         network_ms_per_window=_milliseconds(session, windows[:1]),

@@ -270,6 +270,37 @@ def test_thresholds_are_advised_from_reviews_and_applied_as_a_new_version(tmp_pa
     assert (tmp_path / "models" / "probe" / "2" / "manifest.json").is_file()
 
 
+def test_a_model_is_recalibrated_by_the_parts_it_accepted_and_people_called_good(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models", records_dir=tmp_path / "records") as service:
+        for number in range(25):  # scores 0.2 and more, where calibration saw 0.05 to 0.21
+            detect(service, png(grey_picture(level=204 - number % 5)), data={"serial": f"S{number}"})
+        rejected = detect(service)
+
+        def recalibrate(*options: str) -> subprocess.CompletedProcess[str]:
+            environment = {**os.environ, "FLAWSCRIBE_MODELS_DIR": str(tmp_path / "models")}
+            environment["FLAWSCRIBE_RECORDS_DIR"] = str(tmp_path / "records")
+            command = [sys.executable, "-m", "service", "recalibrate", "probe", *options]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+        refused = recalibrate()
+        assert refused.returncode == 2
+        assert "1 flagged pictures have no review" in refused.stderr
+        said = {"verdict": "right", "label": "burn"}
+        assert service.client.post(f"/inspections/{rejected['id']}/review", json=said).status_code == 201
+        assert "20 good parts" in recalibrate("--to", "2020-01-01").stderr
+        done = recalibrate()
+        assert done.returncode == 0, done.stderr
+        assert "0 of 1 reviewed flawed pictures would not be rejected" in done.stdout
+        assert service.client.get("/models/probe").json()["active_version"] == 1  # until a person says so
+        switched = service.client.post("/models/probe/activate", json={"version": 2})
+        assert switched.status_code == 200, switched.text
+        result = detect(service, png(grey_picture(level=204)))
+        assert result["p_value"] > 0.5  # usual now; 1 of 10 by the first calibration
+        assert result["threshold"] < 0.5
+        assert result["threshold_method"] == "conformal"
+
+
 def test_drift_shows_in_the_metrics(service: Service) -> None:
     value = service.state.metrics.registry.get_sample_value
     for k in range(60):

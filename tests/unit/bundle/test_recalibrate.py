@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from service.bundle.recalibrate import recalibrated
+from service.bundle.conformal import limits
+from service.bundle.recalibrate import LEAST_PARTS, recalibrated, with_threshold
 from service.bundle.store import EngineOptions, Store, load_bundle
 from service.errors import BadRequest, BundleRefused
+from service.records.good_parts import GoodParts
 from tests.networks import grey_picture, write_bundle
 
 CPU = EngineOptions(provider="cpu", threads=1)
@@ -15,7 +18,7 @@ CPU = EngineOptions(provider="cpu", threads=1)
 def test_the_next_version_differs_in_its_threshold_alone(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, "probe", 1)
     write_bundle(tmp_path, "probe", 4)
-    made = recalibrated(folder, "float32", 0.42, 17)
+    made = with_threshold(folder, "float32", 0.42, 17)
     assert made == tmp_path / "probe" / "5"
     before, after = load_bundle(folder, CPU), load_bundle(made, CPU)
     assert (after.form.reject_threshold, after.form.review_threshold) == (0.42, 0.3)
@@ -28,7 +31,7 @@ def test_the_next_version_differs_in_its_threshold_alone(tmp_path: Path) -> None
 
 
 def test_the_review_threshold_never_lies_above(tmp_path: Path) -> None:
-    made = recalibrated(write_bundle(tmp_path, "probe", 1), "float32", 0.1, 3)
+    made = with_threshold(write_bundle(tmp_path, "probe", 1), "float32", 0.1, 3)
     form = load_bundle(made, CPU).form
     assert form.review_threshold == form.reject_threshold == 0.1
 
@@ -36,8 +39,47 @@ def test_the_review_threshold_never_lies_above(tmp_path: Path) -> None:
 def test_a_form_that_is_not_there_and_an_unsound_folder_are_refused(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, "probe", 1)
     with pytest.raises(BadRequest, match="no form int8"):
-        recalibrated(folder, "int8", 0.4, 1)
+        with_threshold(folder, "int8", 0.4, 1)
     (folder / "model.onnx").write_bytes(b"broken")
     with pytest.raises(BundleRefused):
-        recalibrated(folder, "float32", 0.4, 1)
+        with_threshold(folder, "float32", 0.4, 1)
     assert [path.name for path in (tmp_path / "probe").iterdir()] == ["1"]
+
+
+START = datetime(2026, 3, 9, tzinfo=UTC)
+
+
+def good(count: int) -> GoodParts:
+    """Parts with scores 0.001, 0.002 ...; each seen twice, its first shot a little lower."""
+    parts = tuple(f"part {number}" for number in range(count) for _ in range(2))
+    scores = tuple((number + 1) / 1000 - lower for number in range(count) for lower in (0.0005, 0))
+    return GoodParts(parts, scores, 3, 0, START, START + timedelta(days=2))
+
+
+def test_a_recalibrated_version_takes_thresholds_and_p_values_from_the_good_parts(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "probe", 1, int8_gain=1.0)
+    made = recalibrated(folder, {"int8": good(199)}, 0.01)
+    before, after = Store(tmp_path, CPU).manifest("probe", 1), Store(tmp_path, CPU).manifest("probe", 2)
+    form, scores = after.forms["int8"], [(number + 1) / 1000 for number in range(199)]
+    assert made.name == "2"
+    assert list(form.calibration_scores) == scores
+    assert (form.reject_threshold, form.review_threshold) == (limits(scores, 0.01).reject, limits(scores, 0.01).review)
+    assert (form.reject_rule.method, form.reject_rule.parts) == ("conformal", 199)
+    assert after.forms["float32"] == before.forms["float32"]
+    assert (after.files, after.golden) == (before.files, before.golden)
+    assert after.metrics["recalibration"]["int8"] == {
+        "parts": 199,
+        "pictures": 398,
+        "reviewed": 3,
+        "from": "2026-03-09T00:00:00+00:00",
+        "to": "2026-03-11T00:00:00+00:00",
+    }
+    load_bundle(made, EngineOptions(precision="int8", provider="cpu", threads=1))
+
+
+def test_a_recalibration_keeps_the_rate_and_needs_enough_parts(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "probe", 1)
+    recalibrated(folder, {"float32": good(50)})
+    assert Store(tmp_path, CPU).manifest("probe", 2).forms["float32"].reject_rule.false_reject_rate == 0.1
+    with pytest.raises(BadRequest, match=f"{LEAST_PARTS} are the least"):
+        recalibrated(folder, {"float32": good(LEAST_PARTS - 1)})

@@ -1,23 +1,43 @@
-"""Thresholds from held-out normal parts, through the served path (conformal prediction; facts on rates in docs)."""
+"""Thresholds from scores of normal parts that the network did not learn from, given by the served path (conformal prediction)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import ThresholdRule
-from service.training.data import NormalImage
+
+_REVIEW_TIMES = 5  # the review band opens at this multiple of the false reject rate
 
 
-def part_scores(images: Sequence[NormalImage], scores: Sequence[float]) -> tuple[float, ...]:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Both thresholds of a form and how they were found; review <= reject."""
+
+    review: float
+    reject: float
+    review_rule: ThresholdRule
+    reject_rule: ThresholdRule
+
+
+def part_scores(parts: Sequence[str], scores: Sequence[float]) -> tuple[float, ...]:
     """One score a part, its highest over all its shots, ascending."""
     highest: dict[str, float] = {}
-    for image, score in zip(images, scores, strict=True):
-        highest[image.part] = max(score, highest.get(image.part, -math.inf))
+    for part, score in zip(parts, scores, strict=True):
+        highest[part] = max(score, highest.get(part, -math.inf))
     return tuple(sorted(highest.values()))
+
+
+def limits(scores: Sequence[float], false_reject_rate: float) -> Limits:
+    """The thresholds by the `scores` of normal parts, ascending: rejected is `false_reject_rate` of them, shown to a person five
+    times as many."""
+    reject, reject_rule = threshold(scores, false_reject_rate)
+    review, review_rule = threshold(scores, min(0.5, _REVIEW_TIMES * false_reject_rate))
+    return Limits(min(review, reject), reject, review_rule, reject_rule)
 
 
 def threshold(scores: Sequence[float], false_reject_rate: float) -> tuple[float, ThresholdRule]:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.training.calibrate import part_scores, threshold
-from service.training.data import NormalImage
+from service.bundle.conformal import limits, part_scores, threshold
 
 scores = st.lists(st.floats(-5, 5), min_size=3, max_size=300).map(sorted)
 
@@ -48,7 +45,15 @@ def test_the_extrapolated_threshold_rises_as_the_rate_falls() -> None:
 
 
 def test_a_part_counts_once_with_its_highest_score() -> None:
-    images = [NormalImage(Path(f"{k}.png"), part, 10, 10) for k, part in enumerate(["a", "b", "a", "c"])]
-    assert part_scores(images, [3.0, 1.0, 5.0, 2.0]) == (1.0, 2.0, 5.0)
+    parts = ["a", "b", "a", "c"]
+    assert part_scores(parts, [3.0, 1.0, 5.0, 2.0]) == (1.0, 2.0, 5.0)
     with pytest.raises(ValueError, match="argument"):
-        part_scores(images, [1.0])
+        part_scores(parts, [1.0])
+
+
+def test_the_review_band_opens_at_five_times_the_rate() -> None:
+    values = list(np.linspace(0, 1, 199))
+    found = limits(values, 0.01)
+    assert (found.reject, found.review) == (threshold(values, 0.01)[0], threshold(values, 0.05)[0])
+    assert found.review_rule.false_reject_rate == pytest.approx(0.05)
+    assert limits(values, 0.4).review_rule.false_reject_rate == 0.5

@@ -1,0 +1,72 @@
+"""A model's version with the records of it: what `flawscribe thresholds` and `flawscribe recalibrate` begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.bundle.manifest import FormName, Manifest
+from service.bundle.store import EngineOptions, Store
+from service.errors import BadRequest
+from service.settings import load_settings
+
+if TYPE_CHECKING:
+    from service.records.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A version in the models folder, and the open database."""
+
+    store: Store
+    manifest: Manifest
+    database: Database
+
+    @property
+    def folder(self) -> Path:
+        """The version's folder."""
+        return self.store.models_dir / self.manifest.name / str(self.manifest.version)
+
+    def form(self, asked: FormName | None) -> FormName:
+        """The form asked for, or else the one that judged most recorded pictures. Raises BadRequest for one that it has not."""
+        from service.records.good_parts import forms_recorded  # noqa: PLC0415 - the database is loaded only here
+
+        name, version, forms = self.manifest.name, self.manifest.version, self.manifest.forms
+        if asked is not None:
+            if asked not in forms:
+                raise BadRequest(f"{name} {version} has no form {asked}; it has {', '.join(forms)}")
+            return asked
+        busiest = forms_recorded(self.database, name, version)[:1]
+        return next((form for form in forms if form in busiest), "float32")
+
+
+@contextmanager
+def recorded(name: str, version: int | None) -> Iterator[Recorded]:
+    """The version (None: the active one) and the records, until the block ends.
+
+    Raises BadRequest without records or an active version, NoSuchModel, BundleRefused, RecordsFailure.
+    """
+    from service.records.database import open_database  # noqa: PLC0415 - see above
+
+    settings = load_settings()
+    store = Store(settings.models_dir, EngineOptions())
+    wanted = store.active_version(name) if version is None else version
+    if wanted is None:
+        raise BadRequest(f"no version of {name} is in service; name one with --version")
+    manifest = store.manifest(name, wanted)
+    if settings.database_url is None and not settings.records_dir.is_dir():
+        raise BadRequest(f"no records in {settings.records_dir}: set FLAWSCRIBE_RECORDS_DIR or FLAWSCRIBE_DATABASE_URL")
+    database = open_database(settings.records_dir, settings.database_url)
+    try:
+        yield Recorded(store, manifest, database)
+    finally:
+        database.close()
+
+
+def written(folder: Path) -> str:
+    """What to tell of a version that was written."""
+    name = folder.parent.name
+    return f'{folder} written; put it in service: POST /models/{name}/activate {{"version": {folder.name}}}'
