@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.machine import describe, tell
 from service.bench.timing import quantile
-from service.image.decode import decode, read_header
+from service.image.decode import decode_image, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
 from service.image.quality import measure
 from service.samples import render
@@ -75,10 +75,10 @@ def sized(picture: NDArray[np.uint8], width: int, height: int, rounds: int) -> d
     for kind, recipe in RECIPES.items():
         scale = jpeg_scale(header.width, header.height, recipe)
         plan = plan_tiles(header.width, header.height, recipe, global_map=True)
-        seen = decode(data, 10**9, jpeg_scale=scale)
+        seen = decode_image(data, 10**9, jpeg_scale=scale)
         windows[kind] = prepare(seen, plan)
         stages = {
-            "decode": cpu_ms(lambda scale=scale: decode(data, 10**9, jpeg_scale=scale), rounds),
+            "decode": cpu_ms(lambda scale=scale: decode_image(data, 10**9, jpeg_scale=scale), rounds),
             "prepare": cpu_ms(lambda seen=seen, plan=plan: prepare(seen, plan), rounds),
             "gate": cpu_ms(lambda seen=seen, scale=scale: measure(seen, scale), rounds),
         }

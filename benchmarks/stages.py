@@ -26,7 +26,7 @@ from service.bench.service import pictures
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.decision.heatmap import draw_mask, draw_overlay, map_png
 from service.engine.batcher import Answer
-from service.image.decode import decode, read_header
+from service.image.decode import decode, decode_image, read_header
 from service.image.prepare import jpeg_scale, prepare
 from service.inspector import decide
 from service.inspector import describe as descriptors_of
@@ -40,8 +40,8 @@ def stages(bundle: Bundle, data: bytes, rounds: int) -> dict[str, dict[str, floa
     header = read_header(data, 10**9)
     plan = bundle.plan(header.width, header.height)
     scale = jpeg_scale(header.width, header.height, bundle.manifest.prepare)
-    rgb, whole = decode(data, 10**9, jpeg_scale=scale), decode(data, 10**9)
-    windows = prepare(rgb, plan)
+    image, whole = decode_image(data, 10**9, jpeg_scale=scale), decode(data, 10**9)
+    windows = prepare(image, plan)
     found: dict[str, dict[str, float]] = {}
     maps = bundle.session.run(windows, features=True)
     flawed = maps.structural.copy()
@@ -52,9 +52,9 @@ def stages(bundle: Bundle, data: bytes, rounds: int) -> dict[str, dict[str, floa
         inspection = Inspection("i" * 32, bundle.identity, "0" * 64, lambda: whole, mapped, verdict, Timings())
         works: dict[str, Callable[[], object]] = {
             "header": lambda: read_header(data, 10**9),
-            "decode": lambda: decode(data, 10**9, jpeg_scale=scale),
-            "prepare": lambda: prepare(rgb, plan),
-            "quality gate": lambda: bundle.manifest.quality_gate.reasons(rgb, header.width // rgb.shape[1]),
+            "decode": lambda: decode_image(data, 10**9, jpeg_scale=scale),
+            "prepare": lambda: prepare(image, plan),
+            "quality gate": lambda: bundle.manifest.quality_gate.reasons(image, header.width // image.width),
             "network": lambda: bundle.session.run(windows),
             "map and verdict": lambda answer=answer: decide(answer, bundle, plan, None, ()),
             "descriptors": lambda a=answer, m=mapped, v=verdict: descriptors_of(a.maps, lambda: whole, m, v),

@@ -15,22 +15,24 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from service.bundle.load import Bundle, anomaly_map_of
-from service.captions.descriptor import FIGURES, LENGTH, Surface, case_descriptor
-from service.captions.figures import measure, region_vector
+from service.captions.descriptor import FIGURES, LENGTH, Surface, case_descriptor, thinned
+from service.captions.figures import region_vector
 from service.decision.regions import region_cells, region_pixels
-from service.decision.scale import picture_map, stitch_features
+from service.decision.scale import features_at, picture_map
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Answer, Batcher, Runner
 from service.engine.session import available_cores
 from service.errors import DeadlineExceeded, NetworkFailure
-from service.image.decode import decode, read_header
-from service.image.prepare import jpeg_scale, prepare
+from service.image.decode import decode, decode_image, read_header
+from service.image.prepare import as_image, jpeg_scale, prepare
 from service.metrics import Metrics
 from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict, WindowMaps
 
@@ -52,7 +54,7 @@ class Picture:
 class _Pixels:
     """A picture's pixels, as decoded for the network or, when that was at a smaller scale, decoded whole when asked for."""
 
-    def __init__(self, data: bytes, max_pixels: int, whole: NDArray[np.uint8] | None) -> None:
+    def __init__(self, data: bytes, max_pixels: int, whole: Image.Image | NDArray[np.uint8] | None) -> None:
         self._data, self._max_pixels, self._whole = data, max_pixels, whole
         self._lock = threading.Lock()
 
@@ -60,6 +62,7 @@ class _Pixels:
         with self._lock:
             if self._whole is None:
                 self._whole = decode(self._data, self._max_pixels)
+            self._whole = np.asarray(self._whole)
             return self._whole
 
 
@@ -78,7 +81,13 @@ class Inspector:
     """Owns the queue and the threads that decode. `budget_s`: latency budget of one window, in seconds."""
 
     def __init__(
-        self, metrics: Metrics, *, queue_windows: int, max_pixels: int, decode_threads: int = 0, budget_s: float = 1.0
+        self,
+        metrics: Metrics,
+        *,
+        queue_windows: int | None,
+        max_pixels: int,
+        decode_threads: int = 0,
+        budget_s: float = 1.0,
     ) -> None:
         self.metrics = metrics
         self.budget_s = budget_s
@@ -181,14 +190,16 @@ class Inspector:
         sha256 = hashlib.sha256(picture.data).hexdigest()
         started = time.perf_counter()
         scale = jpeg_scale(plan.width, plan.height, bundle.manifest.prepare)
-        rgb = picture.raw
-        if rgb is None:
-            rgb = decode(picture.data, self._max_pixels, jpeg_scale=scale)
+        if picture.raw is None:
+            image = decode_image(picture.data, self._max_pixels, jpeg_scale=scale)
+        else:
+            image = as_image(picture.raw)
         decoded = time.perf_counter()
-        windows = prepare(rgb, plan)
-        scale = plan.width // rgb.shape[1]  # other formats are decoded whole
-        reasons = bundle.manifest.quality_gate.reasons(rgb, scale)
-        pixels = _Pixels(picture.data, self._max_pixels, rgb if scale == 1 else None)
+        windows = prepare(image, plan)
+        scale = plan.width // image.width  # other formats are decoded whole
+        reasons = bundle.manifest.quality_gate.reasons(image, scale)
+        whole = image if picture.raw is None else picture.raw
+        pixels = _Pixels(picture.data, self._max_pixels, whole if scale == 1 else None)
         return _Prepared(pixels, windows, reasons, sha256, started, decoded - started, time.perf_counter() - decoded)
 
     def _observe_batch(self, runner: Runner, pictures: int, windows: int, seconds: float) -> None:
@@ -227,11 +238,13 @@ def describe(
     if maps.features is None:
         return None
     review = verdict.thresholds.review
-    inside, around = region_cells(stitch_features(maps.features, anomaly_map.plan), anomaly_map, review)
-    surface = Surface(around)
+    inside, around = region_cells(anomaly_map, review)
+    seen = partial(features_at, maps.features, anomaly_map.plan)
+    surface = Surface(seen(thinned(around)))
     figures = np.zeros((len(verdict.regions), FIGURES), np.float32)
     rgb = pixels()
     measured = zip(verdict.regions[:_MOST_MEASURED], region_pixels(anomaly_map, review), strict=False)
     for index, (region, mask) in enumerate(measured):
-        figures[index] = region_vector(measure(rgb, region.box, mask))
-    return np.stack([case_descriptor(surface.features(c), f) for c, f in zip(inside, figures, strict=True)])
+        figures[index] = region_vector(rgb, region.box, mask)
+    features = (surface.features(seen(thinned(cells))) for cells in inside)
+    return np.stack([case_descriptor(each, figure) for each, figure in zip(features, figures, strict=True)])

@@ -8,6 +8,7 @@ than flaws do, count little (docs/decisions/0014).
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Cells = NDArray[np.float16] | NDArray[np.float32]
 Box = tuple[int, int, int, int]
+Number = TypeVar("Number", bound=np.generic)
 
 MAKING = 2  # a descriptor's first number: those of another making are never compared
 FIGURES = 16
@@ -33,16 +35,17 @@ class Surface:
 
     def __init__(self, around: Cells) -> None:
         """`around` [m,C], m >= 1."""
-        cells = _thinned(around)
+        cells = thinned(around).astype(np.float32)
         self.mean = cells.mean(axis=0)
-        spread = cells.std(axis=0)
+        spread = cells.std(axis=0, mean=self.mean[None])
         self.spread = spread + 1e-3 * np.abs(cells).mean() + 1e-6
 
     def features(self, inside: Cells) -> Floats:
         """float32 [2 * PLANES] of the features under a region, [n,C], n >= 1."""
-        cells = _thinned(inside)
-        apart = (cells.mean(axis=0) - self.mean) / self.spread
-        spread = cells.std(axis=0)
+        cells = thinned(inside).astype(np.float32)
+        mean = cells.mean(axis=0)
+        apart = (mean - self.mean) / self.spread
+        spread = cells.std(axis=0, mean=mean[None])
         varied = np.log(spread + 0.05 * self.spread.mean())
         halves = (apart, varied - varied.mean())
         return np.concatenate([_FEATURE_WEIGHT * _condensed(_unit(half), place) for place, half in enumerate(halves)])
@@ -57,8 +60,9 @@ def case_descriptor(features: Floats, figures: Floats) -> Floats:
     return np.concatenate(([MAKING], features, _FIGURE_WEIGHT * figures)).astype(np.float32)
 
 
-def _thinned(cells: Cells) -> Floats:
-    return cells[:: max(1, len(cells) // _MOST_CELLS)].astype(np.float32)
+def thinned(cells: NDArray[Number]) -> NDArray[Number]:
+    """Those of `cells` [n,…] that features are read from: evenly few enough of them."""
+    return cells[:: max(1, len(cells) // _MOST_CELLS)]
 
 
 def _unit(values: Floats) -> Floats:

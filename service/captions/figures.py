@@ -43,8 +43,7 @@ _EIGHT = np.ones((3, 3), bool)
 class Figures:
     """A region in numbers. Lengths in pixels of the picture, along and across the main axis; `elongation` >= 1;
     `fill`: share of the rectangle of those two that it fills, 0..1; `flaw`, `around`: median L*a*b* colours [3];
-    `edge`: mean gradient of lightness on its outline; `border`: share of its length that lies on the picture's border;
-    `vector`: what memory compares, float32 [FIGURES]."""
+    `edge`: mean gradient of lightness on its outline; `border`: share of its length that lies on the picture's border."""
 
     area: float
     length: float
@@ -55,7 +54,6 @@ class Figures:
     around: Lab
     edge: float
     border: float
-    vector: NDArray[np.float32]
 
 
 def measure(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) -> Figures:
@@ -81,7 +79,6 @@ def measure(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) -> Figur
         around=around,
         edge=float(gradient(colours[..., 0])[outline].mean()),
         border=_on_border(box, width, height),
-        vector=region_figures(colours, inside, ring, box, step, width, height),
     )
 
 
@@ -92,9 +89,12 @@ def as_measured(region: Region, found: Figures, size: tuple[int, int]) -> Region
     return replace(region, area_px=round(found.area), area_share=found.area / (height * width))
 
 
-def region_vector(found: Figures) -> NDArray[np.float32]:
-    """What memory compares of a region's pixels, float32 [FIGURES]: `descriptor.region_figures`."""
-    return found.vector
+def region_vector(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) -> NDArray[np.float32]:
+    """What memory compares of a region's pixels, float32 [FIGURES]: `descriptor.region_figures`. Arguments and errors as those
+    of `measure`."""
+    colours, inside, ring, step = _surroundings(rgb, box, mask, flawed)
+    height, width = rgb.shape[:2]
+    return region_figures(colours, inside, ring, box, step, width, height)
 
 
 def describe_region_figures(rgb: Rgb, mask: Mask, flawed: Mask | None = None) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ def describe_region_figures(rgb: Rgb, mask: Mask, flawed: Mask | None = None) ->
     if not len(rows):
         raise ValueError("the mask has no pixel")
     box = (int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
-    return measure(rgb, box, mask, flawed).vector
+    return region_vector(rgb, box, mask, flawed)
 
 
 def _surroundings(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None) -> tuple[Lab, Mask, Mask, int]:

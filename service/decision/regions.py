@@ -67,16 +67,15 @@ def region_pixels(anomaly_map: AnomalyMap, review: float) -> Iterator[NDArray[np
         yield np.repeat(np.repeat(grouped, down.lengths, axis=0), across.lengths, axis=1)
 
 
-def region_cells(
-    features: NDArray[np.float16], anomaly_map: AnomalyMap, review: float
-) -> tuple[list[NDArray[np.float16]], NDArray[np.float16]]:
-    """The teacher's `features` float16 [rows, columns, C] under each region, float16 [n,C] in the order of `find_regions`, and
-    those that no region is near to, float16 [m,C] (all that are under none, where a region is near to all)."""
+def region_cells(anomaly_map: AnomalyMap, review: float) -> tuple[list[NDArray[np.intp]], NDArray[np.intp]]:
+    """Rows and columns of the cells under each region, [n,2] each in the order of `find_regions`, and of those that no region
+    is near to, [m,2] (all that are under none, where a region is near to all)."""
     above = _above(anomaly_map, review)
     near = ndimage.binary_dilation(above, _EIGHT_NEIGHBOURS, iterations=_NEAR)
     around = next(cells for cells in (~near, ~above, np.ones_like(above)) if cells.any())
-    inside = [features[part.place][part.member] for part in _parts(anomaly_map, review)]
-    return inside, features[around]
+    parts = _parts(anomaly_map, review)
+    inside = [np.argwhere(part.member) + [side.start for side in part.place] for part in parts]
+    return inside, np.argwhere(around)
 
 
 def _parts(anomaly_map: AnomalyMap, review: float) -> list[_Part]:

@@ -64,6 +64,18 @@ def stitch_features(windows: NDArray[np.float16], plan: TilePlan) -> NDArray[np.
     return grid.reshape(down * CELLS, across * CELLS, channels)[: plan.rows, : plan.columns]
 
 
+def features_at(windows: NDArray[np.float16], plan: TilePlan, places: NDArray[np.intp]) -> NDArray[np.float16]:
+    """float16 [k,C]: what `stitch_features` gives at `places` [k,2], rows and columns of cells, without stitching the rest."""
+    rows, columns = places.T
+    window = rows // CELLS * (plan.tiles[-1].column + 1) + columns // CELLS
+    within = rows % CELLS * CELLS + columns % CELLS
+    found = np.empty((len(places), windows.shape[1]), np.float16)
+    for index in np.unique(window):
+        there = window == index
+        found[there] = windows[index].reshape(-1, CELLS * CELLS)[:, within[there]].T
+    return found
+
+
 def border_distance(rows: int, columns: int) -> NDArray[np.intp]:
     """Each cell's distance from the nearest border of its map in cells, [rows, columns], 0 for the outermost."""
     down, across = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in (rows, columns))

@@ -70,6 +70,11 @@ def decode(data: bytes, max_pixels: int, *, jpeg_scale: int = 1) -> NDArray[np.u
 
     Raises UnreadableImage, TooLarge over `max_pixels`, ValueError for a scale that does not fit.
     """
+    return np.asarray(decode_image(data, max_pixels, jpeg_scale=jpeg_scale))
+
+
+def decode_image(data: bytes, max_pixels: int, *, jpeg_scale: int = 1) -> Image.Image:
+    """What `decode` gives as Pillow's image, for resizing: an array would be made only to be copied back."""
     opened = _open(data, max_pixels)
     header = opened.header
     scale = jpeg_scale if header.format == "JPEG" else 1
@@ -90,7 +95,7 @@ def decode(data: bytes, max_pixels: int, *, jpeg_scale: int = 1) -> NDArray[np.u
         raise
     except Exception as error:  # Pillow's readers raise anything on broken files
         raise UnreadableImage(f"the {header.format} picture is broken or cut short: {error}") from error
-    if rgb.shape != (header.height // scale, header.width // scale, 3):
+    if rgb.size != (header.width // scale, header.height // scale):
         raise UnreadableImage(f"the {header.format} picture's metadata contradict each other about its size")
     return rgb
 
@@ -145,7 +150,7 @@ def _orientation(image: ImageFile) -> int:
         return 1  # damaged metadata: shown as stored
 
 
-def _to_rgb(image: Image.Image, source: ImageFile) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image, source: ImageFile) -> Image.Image:
     """By what the header says alone, never by the pixels' values: an all-black picture is treated as any other."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
         return _deep_grey(image, source)
@@ -161,11 +166,11 @@ def _to_rgb(image: Image.Image, source: ImageFile) -> NDArray[np.uint8]:
         shown = image.convert("RGBA")
         ground = Image.new("RGB", shown.size, _WHITE)
         ground.paste(shown, mask=shown.getchannel("A"))
-        return np.asarray(ground)
-    return np.asarray(image.convert("RGB"))
+        return ground
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _deep_grey(image: Image.Image, source: ImageFile) -> NDArray[np.uint8]:
+def _deep_grey(image: Image.Image, source: ImageFile) -> Image.Image:
     """Grey of more than 8 bits, scaled by the depth that the header states: 16 bits are divided by 257."""
     full = 65535
     values = np.asarray(image).astype(np.uint32)
@@ -174,4 +179,4 @@ def _deep_grey(image: Image.Image, source: ImageFile) -> NDArray[np.uint8]:
         if source.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
             values = full - values
     grey = ((values * 255 + full // 2) // full).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return Image.fromarray(grey).convert("RGB")

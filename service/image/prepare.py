@@ -87,14 +87,15 @@ def plan_tiles(width: int, height: int, recipe: PrepareRecipe, *, global_map: bo
     )
 
 
-def prepare(rgb: NDArray[np.uint8], plan: TilePlan) -> NDArray[np.uint8]:
-    """Windows uint8 [plan.windows,256,256,3] of the picture `rgb` uint8 [H,W,3]: tiles row by row, then the whole.
+def prepare(picture: NDArray[np.uint8] | Image.Image, plan: TilePlan) -> NDArray[np.uint8]:
+    """Windows uint8 [plan.windows,256,256,3] of the picture, uint8 [H,W,3] or Pillow's RGB: tiles row by row, then the whole.
 
-    `rgb` may be a JPEG's scaled decoding. Raises ValueError when the picture has another size than the plan was made for.
+    It may be a JPEG's scaled decoding. Raises ValueError when the picture has another size than the plan was made for.
     """
-    if not any(rgb.shape == (plan.height / s, plan.width / s, 3) for s in (1, *JPEG_SCALES)):
-        raise ValueError(f"plan is for {plan.height}x{plan.width}x3, picture is {rgb.shape}")
-    image = Image.fromarray(rgb)
+    image = as_image(picture)
+    if image.mode != "RGB" or not any(image.size == (plan.width / s, plan.height / s) for s in (1, *JPEG_SCALES)):
+        found = f"{image.height}x{image.width} {image.mode}"
+        raise ValueError(f"plan is for {plan.height}x{plan.width} RGB, picture is {found}")
     windows = np.empty((plan.windows, WINDOW, WINDOW, 3), np.uint8)
     canvas = with_context(resize(image, plan.working_width, plan.working_height))
     for index, tile in enumerate(plan.tiles):
@@ -103,6 +104,11 @@ def prepare(rgb: NDArray[np.uint8], plan: TilePlan) -> NDArray[np.uint8]:
     if plan.whole_width:
         windows[-1] = with_context(resize(image, plan.whole_width, plan.whole_height))
     return windows
+
+
+def as_image(picture: NDArray[np.uint8] | Image.Image) -> Image.Image:
+    """A picture uint8 [H,W,3] as Pillow's image; one that is such an image already as it is."""
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
 def resize(image: Image.Image, width: int, height: int) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
+
+from service.image.prepare import as_image
 
 _SIDE = 256  # px: long side at which a picture's quality is measured, whatever its size
 _BINS = 16
@@ -47,9 +50,10 @@ class QualityGate(BaseModel):
     histogram: tuple[float, ...]
     min_overlap: float
 
-    def reasons(self, rgb: NDArray[np.uint8], jpeg_scale: int = 1) -> tuple[str, ...]:
-        """Why `rgb` uint8 [H,W,3], a picture decoded at 1/`jpeg_scale` of its size, cannot be judged; empty when it can."""
-        seen = measure(rgb, jpeg_scale)
+    def reasons(self, picture: NDArray[np.uint8] | Image.Image, jpeg_scale: int = 1) -> tuple[str, ...]:
+        """Why a picture, uint8 [H,W,3] or Pillow's RGB, decoded at 1/`jpeg_scale` of its size, cannot be judged; empty when
+        it can."""
+        seen = measure(picture, jpeg_scale)
         overlap = float(np.minimum(seen.histogram, self.histogram).sum())
         checks = (
             (seen.sharpness < self.min_sharpness, f"too blurred: sharpness {seen.sharpness:.2f}", self.min_sharpness),
@@ -90,15 +94,15 @@ def learn_gate(pictures: Sequence[NDArray[np.uint8]], jpeg_scale: int = 1) -> Qu
     )
 
 
-def measure(rgb: NDArray[np.uint8], jpeg_scale: int = 1) -> QualityFigures:
-    """Figures of a picture uint8 [H,W,3], decoded at 1/`jpeg_scale` of its size."""
-    height, width = rgb.shape[:2]
-    image = Image.fromarray(rgb)
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    grey = np.asarray(image.convert("L"), np.float32)
+def measure(picture: NDArray[np.uint8] | Image.Image, jpeg_scale: int = 1) -> QualityFigures:
+    """Figures of a picture, uint8 [H,W,3] or Pillow's RGB, decoded at 1/`jpeg_scale` of its size."""
+    image = as_image(picture)
+    width, height = image.size
+    levels = np.asarray(_small(image).convert("L"))
+    grey = levels.astype(np.float32)
     inner = grey[1:-1, 1:-1]
     laplacian = 4 * inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    counts = np.histogram(grey, bins=_BINS, range=(0, 256))[0]
+    counts = np.bincount(levels.ravel() // (256 // _BINS), minlength=_BINS)
     return QualityFigures(
         sharpness=float(np.abs(laplacian).mean()) if laplacian.size else 0.0,
         brightness=float(grey.mean()),
@@ -108,3 +112,21 @@ def measure(rgb: NDArray[np.uint8], jpeg_scale: int = 1) -> QualityFigures:
         aspect=width / height,
         histogram=tuple(float(count) / grey.size for count in counts),
     )
+
+
+def _small(image: Image.Image) -> Image.Image:
+    """The image shrunk to at most _SIDE px a side as Pillow's own `thumbnail` does, which would change the image itself."""
+    width, height = image.size
+    if max(width, height) <= _SIDE:
+        return image
+    aspect = width / height
+    if aspect <= 1:
+        exact = _SIDE * aspect
+        size = (min(math.floor(exact), math.ceil(exact), key=lambda side: abs(aspect - side / _SIDE)), _SIDE)
+    else:
+        exact = _SIDE / aspect
+        size = (
+            _SIDE,
+            min(math.floor(exact), math.ceil(exact), key=lambda side: abs(aspect - _SIDE / side) if side else 0),
+        )
+    return image.resize((max(1, size[0]), max(1, size[1])), Image.Resampling.BILINEAR, reducing_gap=2.0)

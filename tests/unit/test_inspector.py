@@ -22,6 +22,7 @@ from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.captions.descriptor import FIGURES, LENGTH, MAKING, PLANES
 from service.engine.session import Session
 from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloaded, TooLarge, UnreadableImage
+from service.image import decode as decode_module
 from service.inspector import Inspector, Picture, anomaly_map_of
 from service.metrics import Metrics
 from service.types import Decision, Inspection, WindowMaps
@@ -123,7 +124,7 @@ def test_a_large_picture_is_many_windows_and_one_answer(make: Made, tmp_path: Pa
     inspector = make()
     inspection = inspect(inspector, bundle, picture)
     assert inspection.anomaly_map.plan.windows == 16
-    assert value(inspector, "network_seconds_per_window_count", model="probe") == 8  # the ladder's top is 2
+    assert value(inspector, "network_seconds_per_window_count", model="probe") == 16 / bundle.session.ladder[-1]
     (region,) = inspection.verdict.regions
     x, y, w, h = region.box
     assert abs(x - 700) <= 4
@@ -170,7 +171,7 @@ def test_room_is_taken_before_decoding(make: Made, probe: Bundle, monkeypatch: p
     def decode(*_: object, **__: object) -> None:
         raise AssertionError("decoded without room in the queue")
 
-    monkeypatch.setattr("service.inspector.decode", decode)
+    monkeypatch.setattr("service.inspector.decode_image", decode)
     with inspector.batcher.reserve(2, probe.session), pytest.raises(Overloaded) as refused:
         inspect(inspector, probe, flawed(0))
     assert refused.value.retry_after
@@ -390,13 +391,14 @@ def test_a_jpeg_is_decoded_no_finer_than_needed_and_whole_only_when_asked_for(
     picture = np.repeat(np.repeat(flawed(20), 4, axis=0), 4, axis=1)
     data = jpeg(picture)
     scales: list[int] = []
-    original = inspector_module.decode
+    original = decode_module.decode_image
 
-    def decode(*arguments: Any, jpeg_scale: int = 1) -> np.ndarray:
+    def decode_image(*arguments: Any, jpeg_scale: int = 1) -> Image.Image:
         scales.append(jpeg_scale)
         return original(*arguments, jpeg_scale=jpeg_scale)
 
-    monkeypatch.setattr(inspector_module, "decode", decode)
+    for module in (inspector_module, decode_module):
+        monkeypatch.setattr(module, "decode_image", decode_image)
     inspector = make()
     small = inspect(inspector, scaled(probe), Picture(data))
     assert scales == [4]

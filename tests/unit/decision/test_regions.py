@@ -150,7 +150,8 @@ def test_a_region_s_cells_are_those_under_it_and_the_surface_is_what_no_region_i
 ) -> None:
     peaks = np.stack([mapped.cells, np.ones_like(mapped.cells)], axis=2)
     peaks[~np.isfinite(peaks)] = -99
-    inside, around = region_cells(peaks.astype(np.float16), mapped, review)
+    under, beyond = region_cells(mapped, review)
+    inside, around = [peaks[tuple(places.T)] for places in under], peaks[tuple(beyond.T)]
     regions = find_regions(mapped, review)
     assert len(inside) == len(regions)
     assert len(around) >= 1

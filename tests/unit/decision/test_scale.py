@@ -10,6 +10,7 @@ from scipy import ndimage
 from service.decision.scale import (
     border_distance,
     cell_pixels,
+    features_at,
     full_size,
     interpolation,
     local_mean,
@@ -237,3 +238,5 @@ def test_features_are_stitched_like_the_map(width: int, height: int) -> None:
     stitched = stitch_features(features, plan)
     np.testing.assert_array_equal(stitched[..., 0], stitch(maps.astype(np.float32), plan))
     np.testing.assert_array_equal(stitched[..., 1], 2 * stitched[..., 0])
+    places = np.random.default_rng(0).permutation(np.argwhere(np.ones(stitched.shape[:2], bool)))
+    np.testing.assert_array_equal(features_at(features, plan, places), stitched[tuple(places.T)])

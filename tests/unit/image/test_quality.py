@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
@@ -95,3 +95,21 @@ def test_the_gate_is_read_back_from_json_the_same(gate: QualityGate) -> None:
 def test_one_normal_is_enough() -> None:
     only = part(3)
     assert learn_gate([only]).reasons(only) == ()
+
+
+@settings(deadline=None)
+@given(width=st.integers(1, 900), height=st.integers(1, 900))
+@example(width=5000, height=3)
+@example(width=3, height=5000)
+def test_a_picture_is_shrunk_for_it_as_pillow_does_and_stays_as_it_is(width: int, height: int) -> None:
+    picture = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    image = Image.fromarray(picture)
+    found, thumbnail = measure(image), Image.fromarray(picture)
+    thumbnail.thumbnail((256, 256), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    grey = np.asarray(thumbnail.convert("L"), np.float32)
+    assert found.brightness == float(grey.mean())
+    assert found.contrast == float(grey.std())
+    counts = np.histogram(grey, bins=16, range=(0, 256))[0]
+    assert found.histogram == tuple(counts / grey.size)
+    assert (found.pixels, found.aspect) == (width * height, width / height)
+    assert image.size == (width, height)
