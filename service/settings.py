@@ -47,7 +47,12 @@ class Settings(BaseSettings):
     budget_ms: float | None = Field(
         None, gt=0, description="Latency budget per window; unset: 2 on CUDA, 1.25 x the bundle's own on CPU."
     )
-    queue_windows: int = Field(64, ge=1, description="Windows admitted at once; more are answered 429.")
+    queue_windows: int | None = Field(
+        None,
+        ge=1,
+        description="Windows admitted at once; more are answered 429. Unset: 64, of them no more than are judged in half a "
+        "second once 8 pictures wait.",
+    )
     deadline_ms: int = Field(30_000, ge=1, description="Longest wait of a request that states no X-Deadline-Ms.")
     body_timeout_s: float = Field(30.0, gt=0, description="Longest time in which a request body must arrive.")
     drain_s: float = Field(20.0, ge=0, description="Time given to running requests after SIGTERM.")

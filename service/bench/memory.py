@@ -22,6 +22,7 @@ from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.verify import manifest_text, read_manifest
 from service.captions.descriptor import LENGTH, MAKING
 from service.captions.memory import Memory
+from service.engine.batcher import MOST_WINDOWS
 from service.errors import BadRequest
 from service.records.entities import StoredCase
 from service.settings import Settings
@@ -86,6 +87,7 @@ def bundles(folder: Path, settings: Settings, count: int, *, seconds: float = 20
     bundle = load_bundle(folder, EngineOptions(settings.precision, settings.provider, settings.threads))
     shown, expected = pictures(bundle, None)[-1], bundle.resident_bytes
     own = {"model": "m0", "precision": settings.precision, "threads": settings.threads, "deadline_ms": _LONGEST_MS}
+    own["queue_windows"] = MOST_WINDOWS  # a flood that asks again at once after each refusal would be measured instead
     with tempfile.TemporaryDirectory() as models:
         for number in range(count):
             _copy(folder, Path(models) / f"m{number}" / "1")

@@ -70,7 +70,7 @@ def measure(
     url: str | None = None,
     headers: dict[str, str] | None = None,
     picture: Path | None = None,
-    clients: Sequence[int] = (1, 16),
+    clients: Sequence[int] = (1, 8),
     seconds: float = 20,
     rounds: int = 4,
 ) -> Row:

@@ -66,7 +66,7 @@ def service(
     url: Annotated[str | None, typer.Option(help="A service that runs already; else one is started here.")] = None,
     key: Annotated[str | None, typer.Option(help="API key for --url.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Picture to post (default: the bundle's golden one).")] = None,
-    clients: Annotated[list[int], typer.Option(min=1, help="Clients at once; may be repeated.")] = [1, 16],  # noqa: B006
+    clients: Annotated[list[int], typer.Option(min=1, help="Clients at once; may be repeated.")] = [1, 8],  # noqa: B006
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of each load.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of load and network alone.")] = 4,
 ) -> None:

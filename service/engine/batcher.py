@@ -26,6 +26,10 @@ from service.errors import DeadlineExceeded, FlawscribeError, NetworkFailure, No
 from service.types import WindowMaps
 
 log = logging.getLogger("flawscribe.batcher")
+MOST_WINDOWS = 64  # in the queue where no other bound is asked for
+_WAIT_S = 0.5
+_FEW = 8  # pictures that are let in however slow the device is: a trigger of several cameras is no overload
+_UNKNOWN_S = 0.1  # of a window before the first batch
 
 
 class Runner(Protocol):
@@ -79,10 +83,14 @@ Observer = Callable[[Runner, int, int, float], None]  # runner, pictures, window
 
 
 class Batcher:
-    """One queue before one device. `observe` is told of every batch that ran."""
+    """One queue before one device. `observe` is told of every batch that ran.
 
-    def __init__(self, queue_windows: int, observe: Observer | None = None) -> None:
-        self._bound = queue_windows
+    `queue_windows`: the bound; None: MOST_WINDOWS, of them no more than the device judges in half a second once
+    eight pictures are in, so that under overload those who are let in do not wait much longer than under a full load.
+    """
+
+    def __init__(self, queue_windows: int | None, observe: Observer | None = None) -> None:
+        self._asked_bound = queue_windows
         self._observe = observe
         self._jobs: deque[_Job] = deque()
         self._ready = threading.Condition()
@@ -91,7 +99,7 @@ class Batcher:
         self._turns: dict[int, int] = {}  # id of each waiting model's runner: number of the batch it was last in
         self._batches = 0
         self._pictures = 0
-        self._seconds_per_window = 0.1
+        self._seconds_per_window: float | None = None  # recent batches'
         self._closing = False
         self._thread = self._start_thread()
 
@@ -119,13 +127,16 @@ class Batcher:
         with self._ready:
             if self._closing:
                 raise NotReady("the service is shutting down", retry_after=5)
-            if windows > self._bound:
+            most = self._asked_bound or MOST_WINDOWS
+            if windows > most:
                 raise TooLarge(
-                    f"the picture needs {windows} windows, the queue holds {self._bound} (FLAWSCRIBE_QUEUE_WINDOWS)"
+                    f"the picture needs {windows} windows, the queue holds {most} (FLAWSCRIBE_QUEUE_WINDOWS)"
                 )
-            if self._reserved + windows > self._bound and not self._is_due(windows, runner):
-                wait = max(0.1, (self._reserved + windows - self._bound) * self._seconds_per_window)
-                raise Overloaded(f"{self._reserved} windows are waiting, the limit is {self._bound}", retry_after=wait)
+            bound = self._bound()
+            if self._reserved + windows > bound and not self._is_due(windows, runner, bound):
+                seconds = self._seconds_per_window or _UNKNOWN_S
+                wait = max(0.1, (self._reserved + windows - bound) * seconds)
+                raise Overloaded(f"{self._reserved} windows are waiting, the limit is {bound}", retry_after=wait)
             self._reserved += windows
             self._shares[runner] += windows
             self._pictures += 1
@@ -139,13 +150,21 @@ class Batcher:
                 if not self._shares[runner]:
                     del self._shares[runner]
 
-    def _is_due(self, windows: int, runner: Runner | None) -> bool:
+    def _bound(self) -> int:
+        """Windows that may be in now."""
+        if self._asked_bound is not None:
+            return self._asked_bound
+        if self._pictures < _FEW or not self._seconds_per_window:
+            return MOST_WINDOWS
+        return min(MOST_WINDOWS, int(_WAIT_S / self._seconds_per_window))
+
+    def _is_due(self, windows: int, runner: Runner | None, bound: int) -> bool:
         """Whether a model may go beyond the bound, up to twice of it: others fill it, and it has less than an
         even share, or nothing yet."""
         others = len(self._shares.keys() - {runner})
         own = self._shares.get(runner, 0)
-        room = self._reserved + windows <= 2 * self._bound
-        return room and others > 0 and (not own or own + windows <= self._bound // (others + 1))
+        room = self._reserved + windows <= 2 * bound
+        return room and others > 0 and (not own or own + windows <= bound // (others + 1))
 
     async def submit(
         self, runner: Runner, windows: NDArray[np.uint8], deadline: float, *, features: bool = False
@@ -267,7 +286,9 @@ class Batcher:
                     self._run([part])
             return
         seconds = time.monotonic() - started
-        self._seconds_per_window += 0.2 * (seconds / windows - self._seconds_per_window)
+        before = self._seconds_per_window
+        each = seconds / windows
+        self._seconds_per_window = each if before is None else before + 0.2 * (each - before)
         if self._observe is not None:
             self._observe(runner, len(batch), windows, seconds)
         offset = 0

@@ -261,6 +261,39 @@ def test_retry_after_follows_the_measured_speed(clock: Clock) -> None:
         batcher.close()
 
 
+def test_without_a_bound_of_its_own_half_a_second_s_work_is_let_in_and_a_few_pictures_always(clock: Clock) -> None:
+    batcher, seconds = Batcher(None), 0.019
+
+    def take(windows: list[int]) -> None:
+        clock.now += seconds * len(windows)
+
+    def let_in(windows: int) -> int:
+        with contextlib.ExitStack() as held:
+            try:
+                while True:
+                    held.enter_context(batcher.reserve(windows))
+            except Overloaded:
+                return batcher.pictures
+
+    try:
+        assert let_in(1) == 64  # nothing is known of the device yet
+        asyncio.run(batcher.submit(Numbers(judge=take), picture(1, 2, 3, 4), FOREVER))
+        assert let_in(1) == 26
+        assert let_in(4) == 8  # more than half a second's
+        assert let_in(20) == 3  # never more than 64 windows
+        with batcher.reserve(64), pytest.raises(Overloaded) as refused, batcher.reserve(20):
+            pass
+        assert refused.value.retry_after == pytest.approx(20 * seconds)
+        with pytest.raises(TooLarge, match="65 windows"), batcher.reserve(65):
+            pass
+        seconds = 0.001
+        for _ in range(30):
+            asyncio.run(batcher.submit(Numbers(judge=take), picture(1), FOREVER))
+        assert let_in(4) == 16
+    finally:
+        batcher.close()
+
+
 def test_room_comes_back_when_the_picture_fails() -> None:
     batcher = Batcher(queue_windows=2)
     with pytest.raises(RuntimeError, match="decoding"), batcher.reserve(2):
