@@ -2,7 +2,7 @@
 #   cpu    serves without a GPU                          docker build --target cpu -t flawscribe:cpu .
 #   gpu    serves on CUDA 13, libraries from wheels      docker build --target gpu -t flawscribe:gpu .
 #   train  gpu and PyTorch: trains, and serves           docker build --target train -t flawscribe:train .
-# The base is plain Debian, so that `deploy/prove_image.sh` can make the same base with debootstrap where no registry is at
+# The base is plain Debian, so that `deploy/debian_engine.sh` can make the same base with debootstrap where no registry is at
 # hand. For builds that can be repeated to the byte, pin it: --build-arg BASE=debian:13-slim@sha256:…
 ARG BASE=debian:13-slim
 

@@ -91,12 +91,12 @@ def export_forms(
         try:
             after = judge.separation_of(open_form(network, name).run)
         except BundleRefused as error:  # bfloat16 on a processor without it
-            say(f"{name} form not made: {error.detail}")
+            say(f"the faster form {name} is not made: {error.detail}")
             continue
         if after >= before - _FORM_LOSS:
             networks[name] = network
-        verb = "kept" if name in networks else "dropped"
-        say(f"{name} form {verb}: separation of painted flaws {after:.4f}, float32 {before:.4f}")
+        verb = "is kept" if name in networks else "is left out"
+        say(f"the faster form {name} {verb}: {after:.3f} in telling painted flaws from good parts, float32 {before:.3f}")
     return networks
 
 
