@@ -1,6 +1,7 @@
 """Mixed valid and broken requests from several processes for a long time: no 5xx but 503 and 504, memory flat.
 
 python -m benchmarks.soak --minutes 60 --json benchmarks/results/soak.json
+python -m benchmarks.soak --minutes 60 --pace 2                  # beside other work: two requests a second in all
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def picture(seed: int, side: int = 300, format: str = "PNG") -> bytes:
 def requests(rng: random.Random) -> tuple[bytes, dict[str, str], str]:
     """One request: mostly sound, in any form, or broken in one of many ways. Returns body, headers, query."""
     sound = picture(rng.randrange(50), rng.choice((64, 224, 300)), rng.choice(("PNG", "JPEG", "BMP", "WEBP", "TIFF")))
-    kind = rng.randrange(14)
+    kind = rng.randrange(15)
     headers = {"content-type": "image/png"}
     if kind < 6:
         return sound, headers, "" if kind else "?include=regions,map,mask,overlay"
@@ -62,14 +63,23 @@ def requests(rng: random.Random) -> tuple[bytes, dict[str, str], str]:
         return bytes(300), {"content-type": "application/octet-stream", "x-image-shape": shape}, ""
     if kind == 12:
         return sound, {**headers, "x-deadline-ms": str(rng.choice((1, 20, 100)))}, ""
+    if kind == 13:
+        parts = [(b'name="image"; filename="a.png"', sound), (b'name="image"', sound), (b'name="serial"', b"A1")]
+        body = (
+            b"".join(b"--XX\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % part for part in parts)
+            + b"--XX--\r\n"
+        )
+        cut = rng.choice((0, 0, rng.randrange(len(body))))
+        return body[: len(body) - cut], {"content-type": "multipart/form-data; boundary=XX"}, ""
     return b'{"images": [' + b"[" * rng.randrange(3000), {"content-type": "application/json"}, ""
 
 
-def client(port: int, seed: int, until: float, pause: float, counts: Any) -> None:
-    """Send requests one after the other with a mean `pause` in seconds, a few cut off in the middle; count the answers by
-    status. Every fourth asks for words."""
+def client(port: int, seed: int, until: float, interval: float, counts: Any) -> None:
+    """Send requests one after the other, `interval` seconds apart on average where the answers come so fast, a few cut off in
+    the middle; count the answers by status. Every fourth asks for words."""
     rng = random.Random(seed)
     found: Counter[str] = Counter()
+    due = time.monotonic()
     while time.monotonic() < until:
         body, headers, query = requests(rng)
         path = ("/classify" if rng.random() < 0.25 else "/detect") + query
@@ -90,7 +100,9 @@ def client(port: int, seed: int, until: float, pause: float, counts: Any) -> Non
             found[type(error).__name__] += 1
         finally:
             connection.close()
-        time.sleep(rng.expovariate(1 / pause) if pause else 0)
+        if interval:  # what is behind its time does not have to be made up for
+            due = max(due + rng.expovariate(1 / interval), time.monotonic())
+            time.sleep(max(0.0, min(due, until) - time.monotonic()))
     counts.put(dict(found))
 
 
@@ -99,9 +111,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--clients", type=int, default=6)
-    parser.add_argument("--pause", type=float, default=0.0, help="mean seconds between a client's requests")
+    parser.add_argument(
+        "--pace", type=float, help="requests per second of all clients, at most; else as fast as they go"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    interval = options.clients / options.pace if options.pace else 0.0
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
     records = tempfile.TemporaryDirectory()
     environment = {**os.environ, "FLAWSCRIBE_RECORDS_DIR": records.name}
@@ -115,7 +130,7 @@ def main() -> None:
         counts: Any = multiprocessing.Queue()
         until = time.monotonic() + 60 * options.minutes
         clients = [
-            multiprocessing.Process(target=client, args=(port, seed, until, options.pause, counts))
+            multiprocessing.Process(target=client, args=(port, seed, until, interval, counts))
             for seed in range(options.clients)
         ]
         for process in clients:
@@ -139,7 +154,7 @@ def main() -> None:
         "machine": describe(),
         "minutes": options.minutes,
         "clients": options.clients,
-        "pause_s": options.pause,
+        "pace_per_s": options.pace,
         "answers": dict(sorted(total.items())),
         "unexpected_5xx": bad,
         "resident_mb": {
