@@ -29,9 +29,12 @@ _BATCH = 4  # windows
 def look_along(detector: Detector, count: int, seek: Selection, judge: Selection) -> str:
     """Let the structural map look along the `count` directions found in `seek`, unless the flaws of `judge` are told no
     better from its untouched pictures then. Returns what came of it, for a person."""
-    before = judge.score(detector)
+    device = detector.mean.device.type
+    with torch.autocast(device, torch.bfloat16):
+        before = judge.score(detector)
     detector.directions = discriminant(detector, seek.examples, count)
-    after = judge.score(detector)
+    with torch.autocast(device, torch.bfloat16):
+        after = judge.score(detector)
     if after < before:
         detector.directions = None
     used = f"all {TEACHER_CHANNELS}" if detector.directions is None else f"the {count}"
@@ -88,8 +91,9 @@ def _differences(detector: Detector, example: Example) -> np.ndarray[tuple[int, 
     """float16 [rows,columns,384]: the difference on the picture's own cells."""
     tiles = example.windows[: len(example.plan.tiles)]
     device = detector.mean.device
-    parts = [
-        detector.difference(torch.from_numpy(tiles[start : start + _BATCH]).to(device)).half().cpu()
-        for start in range(0, len(tiles), _BATCH)
-    ]
+    with torch.autocast(device.type, torch.bfloat16):
+        parts = [
+            detector.difference(torch.from_numpy(tiles[start : start + _BATCH]).to(device)).half().cpu()
+            for start in range(0, len(tiles), _BATCH)
+        ]
     return stitch_features(torch.cat(parts).numpy(), example.plan)

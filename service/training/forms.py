@@ -96,7 +96,9 @@ def export_forms(
         if after >= before - _FORM_LOSS:
             networks[name] = network
         verb = "is kept" if name in networks else "is left out"
-        say(f"the faster form {name} {verb}: {after:.3f} in telling painted flaws from good parts, float32 {before:.3f}")
+        say(
+            f"the faster form {name} {verb}: {after:.3f} in telling painted flaws from good parts, float32 {before:.3f}"
+        )
     return networks
 
 

@@ -165,7 +165,8 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         self.detector.eval()
-        score = self.selection.score(self.detector)
+        with torch.autocast(self.device.type, torch.bfloat16):  # as the steps; a ranking does not feel it
+            score = self.selection.score(self.detector)
         self.history.scores.append((step, score))
         if self.best is None or score >= self.best[0]:
             self.best = (score, deepcopy(self.detector.state_dict()))
