@@ -186,7 +186,8 @@ class _Bar:
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         left = self._left.after(step, steps)
-        typer.echo(f"\rstep {step}/{steps}  loss {loss:.4f}  {left / 60:5.1f} min left ", nl=step == steps, err=True)
+        known = "" if left is None else f"{left / 60:5.1f} min left "
+        typer.echo(f"\rstep {step}/{steps}  loss {loss:.4f}  {known}", nl=step == steps, err=True)
 
 
 def register(app: typer.Typer) -> None:

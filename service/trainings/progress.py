@@ -60,11 +60,12 @@ class TimeLeft:
     def __init__(self) -> None:
         self._started: tuple[float, int] | None = None
 
-    def after(self, step: int, steps: int) -> float:
-        """The estimate once `step` of `steps` is done."""
+    def after(self, step: int, steps: int) -> float | None:
+        """The estimate once `step` of `steps` is done; None after the first."""
         now = time.monotonic()
         if self._started is None:
             self._started = (now, step)
+            return None if step < steps else 0.0
         began, first = self._started
         return (now - began) / max(1, step - first) * (steps - step)
 
@@ -109,8 +110,9 @@ class ProgressFile:
             self._curve = [(later[0], (former[1] + later[1]) / 2) for former, later in pairs]
             self._stride *= 2
         left = self._left.after(step, steps)
+        left = None if left is None else round(left, 1)
         self._now = self._now.model_copy(
-            update={"phase": "training", "step": step, "steps": steps, "loss": loss, "seconds_left": round(left, 1)}
+            update={"phase": "training", "step": step, "steps": steps, "loss": loss, "seconds_left": left}
         )
         if step == steps or time.monotonic() - self._written >= _EVERY_S:
             self._write()
