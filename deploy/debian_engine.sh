@@ -7,6 +7,7 @@
 #   deploy/debian_engine.sh stop DIR          DIR can be removed afterwards
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
+[ "$1" != start ] || command -v debootstrap >/dev/null || { echo "debootstrap is not installed: apt-get install debootstrap" >&2; exit 1; }
 repository=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
