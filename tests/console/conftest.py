@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.console.parts import seed
 from tests.contract.serving import Service, running
 from tests.networks import write_bundle
+
+PATIENCE_MS = (
+    120_000  # for anything that is waited for: a busy machine is slow, and one that is not waits no longer for it
+)
+expect.set_options(timeout=PATIENCE_MS)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -107,7 +112,7 @@ class Opener:
         opened = self._chromium.new_context(
             base_url=service.url, viewport={"width": width, "height": height}, locale="en-GB", **context
         )
-        opened.set_default_timeout(20_000)
+        opened.set_default_timeout(PATIENCE_MS)
         self._contexts.append(opened)
         page = opened.new_page()
         watch = Watch(service.url)

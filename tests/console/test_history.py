@@ -90,6 +90,16 @@ def test_what_is_inspected_meanwhile_appears(site: Service, open_page: Opener) -
     expect(page.locator("#rows tr")).to_have_count(1)
 
 
+def test_filters_that_are_being_written_are_not_taken_for_given(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/history?lot=written")
+    page.locator("#live[data-state=on]").wait_for()
+    page.locator("#empty").wait_for()
+    page.get_by_label("Serial").fill("half of")
+    inspect(site, part(106), lot="written", serial="W-1")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    assert "half" not in page.url
+
+
 def test_an_unknown_inspection_and_an_empty_history(empty_site: Service, open_page: Opener) -> None:
     page = open_page(empty_site, "/console/history?lot=none#" + "0" * 32)
     page.locator("#empty").wait_for(state="attached")

@@ -13,8 +13,6 @@ from tests.console.parts import HOSTILE, inspect, part, review
 from tests.contract.serving import Service, running, wait_until
 from tests.networks import write_bundle
 
-expect.set_options(timeout=60_000)  # on a busy machine the probe of a version takes its time
-
 
 @pytest.fixture(scope="module")
 def models_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -87,6 +85,25 @@ def test_master_parts_are_added_checked_and_removed(models_site: Service, open_p
     expect(check).to_contain_text("checked today, passed")
 
 
+def test_what_another_person_changes_leaves_the_slider_where_it_is(models_site: Service, open_page: Opener) -> None:
+    page = open_page(models_site, "/console/models")
+    page.locator("#live[data-state=on]").wait_for()
+    slider = page.get_by_role("slider", name="Reject threshold to try")
+    slider.focus()
+    page.keyboard.press("End")
+    tried = slider.input_value()
+    added = models_site.client.post(
+        "/models/probe/masters", data={"expected": "not_ok", "name": "theirs"}, files={"image": ("ink.png", part(150))}
+    )
+    assert added.status_code == 201, added.text
+    page.get_by_role("cell", name="theirs", exact=True).wait_for()
+    assert slider.input_value() == tried
+    expect(slider).to_be_focused()
+    page.get_by_role("button", name="Remove theirs").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("cell", name="theirs", exact=True)).to_have_count(0)
+
+
 def test_a_candidate_runs_in_shadow_and_its_differences_show(models_site: Service, open_page: Opener) -> None:
     page = open_page(models_site, "/console/models")
     shadow = page.get_by_role("region", name="In shadow")
@@ -121,5 +138,5 @@ def test_drift_latency_and_no_model(models_site: Service, open_page: Opener, tmp
 @pytest.mark.parametrize("path", ["/console/models", "/console/train"])
 def test_nothing_is_wider_than_the_window(models_site: Service, open_page: Opener, path: str, width: int) -> None:
     page = open_page(models_site, path, width=width)
-    page.locator("#threshold-facts, #past p").first.wait_for()
+    page.locator("#threshold-facts, #past-none").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.console.conftest import Opener
 from tests.console.parts import HOSTILE, inspect, part, review
@@ -107,6 +107,38 @@ def test_what_is_inspected_and_reviewed_elsewhere_comes_and_goes_by_itself(site:
     expect(page.locator("#list li")).to_have_count(1)
     review(site, first["id"])
     page.get_by_text("Kim has reviewed this part meanwhile.").wait_for()
+
+
+def test_the_focus_stays_where_it_is_when_the_list_changes(site: Service, open_page: Opener) -> None:
+    inspect(site, part(87), lot="focus")
+    page = open_page(site, "/console/queue")
+    page.locator("#live[data-state=on]").wait_for()
+    lot_of(page, "focus")
+    expect(page.locator("#list li")).to_have_count(1)
+    page.locator("#list .entry").focus()
+    inspect(site, part(88), lot="focus")
+    expect(page.locator("#list li")).to_have_count(2)
+    expect(page.locator("#list .entry").nth(1)).to_be_focused()
+    page.keyboard.press("Enter")  # chooses it: it is drawn anew, and keeps the focus
+    expect(page.locator("#list .entry").nth(1)).to_be_focused()
+
+
+def test_a_late_answer_to_former_filters_is_not_shown(site: Service, open_page: Opener) -> None:
+    inspect(site, part(89), lot="former")
+    inspect(site, part(92), lot="latter")
+    page = open_page(site, "/console/queue")
+    held: list[Route] = []
+    page.route("**/inspections?*lot=former*", held.append)
+    lot_of(page, "former")
+    lot_of(page, "latter")
+    expect(page.locator("#list li")).to_have_count(1)
+    assert held
+    for route in held:
+        with page.expect_response("**/inspections?*lot=former*"):
+            route.continue_()
+    inspect(site, part(93), lot="latter")
+    expect(page.locator("#list li")).to_have_count(2)
+    expect(page.locator("#list li", has_text="latter")).to_have_count(2)
 
 
 def test_a_picture_that_was_not_kept_and_heat_judged_anew(site: Service, open_page: Opener) -> None:

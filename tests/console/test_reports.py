@@ -7,7 +7,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.console.conftest import Opener
 from tests.console.parts import HOSTILE
@@ -58,9 +58,25 @@ def test_a_pdf_is_made_or_it_is_said_what_to_install(site: Service, open_page: O
         link.click()
         expect(page.locator("#trouble")).to_contain_text("pip install")
     else:
-        with page.expect_download(timeout=120_000) as download:
+        with page.expect_download() as download:
             link.click()
         assert Path(download.value.path()).read_bytes().startswith(b"%PDF")
+
+
+def test_a_late_answer_does_not_take_the_place_of_a_newer_report(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports")
+    page.locator("#reading").wait_for()
+    held: list[Route] = []
+    page.route("**/reports?*product=former*json", held.append)
+    for product in ("former", "cover"):
+        page.get_by_label("Product").fill(product)
+        page.get_by_role("button", name="Show the report").click()
+    expect(page.locator("#alone")).to_have_attribute("href", re.compile("product=cover"))
+    (former,) = held
+    with page.expect_response("**/reports?*product=former*json"):
+        former.continue_()
+    page.frame_locator("#report").get_by_role("heading", name="cover").wait_for()
+    expect(page.locator("#alone")).to_have_attribute("href", re.compile("product=cover"))
 
 
 def test_an_empty_span_has_an_empty_report(empty_site: Service, open_page: Opener) -> None:

@@ -17,8 +17,6 @@ from tests.console.parts import part
 from tests.contract.serving import Service, running
 from tests.networks import grey_picture, png, write_bundle
 
-expect.set_options(timeout=60_000)
-
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Iterator[Service]:
@@ -63,6 +61,10 @@ def test_a_zip_is_sent_watched_left_found_again_and_cancelled(workshop: Service,
     assert workshop.state.trainings.running() is None
     expect(shown.get_by_role("button", name="Go on")).to_be_visible()
     shown.get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("button", name="Leave it as it is").click()
+    expect(shown).to_contain_text("cancelled")
+    shown.get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     page.get_by_text("No training yet").wait_for()
 
 
@@ -79,7 +81,7 @@ def test_what_a_training_shows_while_it_learns(workshop: Service, open_page: Ope
     shown = page.get_by_role("region", name="cover")
     expect(shown.get_by_role("img", name="Loss from")).to_be_visible()
     expect(shown.get_by_role("img", name="with a painted flaw")).to_be_visible()
-    expect(shown).to_contain_text("Held-out parts at step 140")
+    expect(shown).to_contain_text("Held-back good parts at step 140")
     (workshop.state.trainings.place.folder / started["id"] / "cancelled").unlink()
     file.failed("the disk is full")
     page.reload()

@@ -66,5 +66,5 @@ export function logTicks(low, high) {
       const value = power + Math.log10(factor);
       if (value >= low && value <= high) found.push(value);
     }
-  return found.length > 1 ? found : ticks(low, high, 3);
+  return found.length > 1 ? found : ticks(10 ** low, 10 ** high, 3).map(Math.log10);
 }

@@ -1,7 +1,7 @@
 // History: what was recorded, by filters, page by page; each inspection opens with all that is known, and can be reviewed.
 
 import { call, failure } from "./api.js";
-import { at, el, show } from "./dom.js";
+import { at, el, keyedList, latest, show } from "./dom.js";
 import { subscribe } from "./events.js";
 import { inspectionView, reviewLine } from "./inspection.js";
 import { pictureOf, thumbnail } from "./record.js";
@@ -37,33 +37,49 @@ function fill() {
   }
 }
 
-let cursor = null;
+let cursor = null; // of the page after the one shown
+let place = null; // cursor of the page that was asked for last; null: the newest
+const beginLoad = latest();
+
+/** Take over what the form asks for: into the page's address, by which every page of the list is asked for. */
+function apply() {
+  const wanted = asked();
+  const search = wanted.size ? `?${wanted}` : "";
+  history.replaceState(null, "", `${location.pathname}${search}${location.hash}`);
+  at("csv").href = `/inspections.csv${search}`;
+  load();
+}
 
 async function load(from = null) {
-  const wanted = asked();
-  history.replaceState(null, "", `${location.pathname}${wanted.size ? `?${wanted}` : ""}${location.hash}`);
-  at("csv").href = `/inspections.csv${wanted.size ? `?${wanted}` : ""}`;
+  const current = beginLoad();
+  place = from;
+  const wanted = query();
   wanted.set("limit", PAGE);
   if (from) wanted.set("cursor", from);
   show(at("trouble"));
   try {
     const page = await call(`/inspections?${wanted}`);
+    if (!current()) return;
     cursor = page.next_cursor;
     at("waiting").hidden = true;
     at("empty").hidden = page.inspections.length > 0;
     at("found").hidden = page.inspections.length === 0;
-    show(at("rows"), page.inspections.map(row));
+    drawRows(page.inspections);
     at("older").hidden = cursor === null;
     at("newest").hidden = from === null;
   } catch (error) {
+    if (!current()) return;
     at("waiting").hidden = true;
     show(at("trouble"), failure(error, () => load(from)));
   }
 }
 
+const drawRows = keyedList(at("rows"), (record) => ({ id: record.id, state: record, make: () => row(record) }));
+
 function row(record) {
   const words = record.classification;
   const review = record.reviews.at(-1);
+  const label = review?.label || (words?.label === "normal" ? "" : words?.label);
   const part = ["product", "lot", "serial", "station"].map((name) => record[name]).filter(Boolean);
   return el(
     "tr",
@@ -72,7 +88,7 @@ function row(record) {
     el("td", {}, el("a", { href: `#${record.id}`, "aria-label": text("open", { id: record.id }) }, when(record.created_at))),
     el("td", {}, badge(record.verdict)),
     el("td", { class: "number" }, number(record.anomaly_score)),
-    el("td", { class: "break" }, words ? [el("b", {}, named(review?.label || words.label)), " ", el("span", { class: "soft" }, words.description)] : review?.label && el("b", {}, named(review.label))),
+    el("td", { class: "break" }, label && el("b", {}, named(label)), " ", words && el("span", { class: "soft" }, words.description)),
     el("td", { class: "break" }, part.join(" · ")),
     el("td", { class: "break" }, review && [text(`shell.said_${review.verdict}`), el("span", { class: "soft" }, ` · ${review.who}`)]),
   );
@@ -91,9 +107,10 @@ async function open() {
   if (!dialog.open) dialog.showModal();
   try {
     const record = await call(`/inspections/${encodeURIComponent(id)}`);
+    if (location.hash.slice(1) !== id) return; // closed, or another one opened
     const review = reviewForm(record, () => {
       open();
-      load();
+      load(place);
     });
     const said = record.reviews.length > 0 && el("section", { class: "stack" }, el("h3", {}, text("said")), record.reviews.map(reviewLine));
     const again = el("details", { open: record.reviews.length === 0 }, el("summary", {}, text(record.reviews.length ? "again" : "shell.review")), review.element);
@@ -101,32 +118,32 @@ async function open() {
     view.querySelector(".picture").append(review.past);
     show(at("shown"), view);
   } catch (error) {
-    show(at("shown"), failure(error, open));
+    if (location.hash.slice(1) === id) show(at("shown"), failure(error, open));
   }
 }
 
 addEventListener("hashchange", open);
 at("detail").addEventListener("close", () => {
   if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+  later(); // what came meanwhile
 });
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  load();
+  apply();
 });
-form.addEventListener("reset", () => setTimeout(load)); // once the fields are empty
+form.addEventListener("reset", () => setTimeout(apply)); // once the fields are empty
 at("older").addEventListener("click", () => load(cursor));
 at("newest").addEventListener("click", () => load());
-const atTop = () => at("newest").hidden && !at("detail").open;
-subscribe({ inspection: () => atTop() && later(), review: () => atTop() && later(), words: () => atTop() && later(), missed: () => atTop() && load() });
 
 let timer = null;
 function later() {
   timer ??= setTimeout(() => {
     timer = null;
-    load();
+    if (place === null && !at("detail").open) load(); // the newest page only, and not behind what is being read
   }, 1000); // one reading for what comes together
 }
+subscribe({ inspection: later, review: later, words: later, missed: later });
 
 fill();
-load();
+apply();
 open();

@@ -1,7 +1,7 @@
 // Inspect: pictures in by drop, paste, pick or camera; each is sent to /classify and shown with its verdict and words.
 
 import { Problem, call, failure } from "./api.js";
-import { at, el, show } from "./dom.js";
+import { at, el, keyedList, latest, show } from "./dom.js";
 import { inspectionView } from "./inspection.js";
 import { text, toast, viewer } from "./shell.js";
 import { badge } from "./verdict.js";
@@ -50,28 +50,35 @@ document.addEventListener("paste", (event) => {
 // ---- the camera
 
 let film = null;
+const beginFilm = latest();
+const stop = (stream) => stream?.getTracks().forEach((track) => track.stop());
 
 async function openCamera() {
+  const current = beginFilm();
   show(at("camera-trouble"));
+  at("shoot").disabled = true; // until there is something to take
   at("viewfinder").showModal();
   try {
     if (!navigator.mediaDevices) throw new Problem({ title: text("no_camera"), detail: text("camera_needs_https") });
-    film = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
-    at("video").srcObject = film;
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+    if (!current()) return stop(stream); // closed before the camera was allowed
+    at("video").srcObject = film = stream;
   } catch (error) {
+    if (!current()) return;
     const told = error instanceof Problem ? error : new Problem({ title: text("no_camera"), detail: error.message });
     show(at("camera-trouble"), failure(told));
   }
-  at("shoot").disabled = film === null;
 }
 
 function closeCamera() {
-  for (const track of film?.getTracks() ?? []) track.stop();
+  beginFilm();
+  stop(film);
   film = at("video").srcObject = null;
   at("viewfinder").close();
 }
 
 at("camera").addEventListener("click", openCamera);
+at("video").addEventListener("playing", () => (at("shoot").disabled = false));
 at("camera-close").addEventListener("click", closeCamera);
 at("viewfinder").addEventListener("cancel", closeCamera);
 at("shoot").addEventListener("click", () => {
@@ -153,7 +160,7 @@ function budgetIn(timing) {
 function draw() {
   at("empty").hidden = items.length > 0;
   at("results").hidden = items.length === 0;
-  show(at("strip"), items.map(thumb));
+  drawStrip(items);
   if (chosen && chosen.shownState !== chosen.state) {
     chosen.shownState = chosen.state;
     show(at("shown"), shownOf(chosen));
@@ -166,6 +173,12 @@ function choose(item) {
   chosen.shownState = null;
   draw();
 }
+
+const drawStrip = keyedList(at("strip"), (item) => ({
+  id: item.source,
+  state: [item.state, item === chosen, item.result?.verdict],
+  make: () => thumb(item),
+}));
 
 function thumb(item) {
   const state = item.state === "done" ? badge(item.result.verdict) : el("span", { class: "small soft" }, text(`state_${item.state}`));
@@ -278,7 +291,11 @@ async function offerModels() {
     const line = (model) => el("option", { value: model.name, selected: model.default }, `${model.name} ${model.active_version}`);
     show(at("model"), models.map(line));
   } catch (error) {
-    show(at("trouble"), failure(error, offerModels));
+    const again = () => {
+      show(at("trouble"));
+      offerModels();
+    };
+    show(at("trouble"), failure(error, again));
   }
 }
 

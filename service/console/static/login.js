@@ -14,6 +14,7 @@ function onward() {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
+  event.submitter.disabled = true;
   show(at("trouble"));
   const answer = await fetch("/login", {
     method: "POST",
@@ -24,6 +25,7 @@ form.addEventListener("submit", async (event) => {
     location.assign(onward());
     return;
   }
+  event.submitter.disabled = false;
   show(at("trouble"), failure(await Problem.of(answer)));
   form.elements.key.select();
 });

@@ -2,13 +2,16 @@
 
 import { call, failure } from "./api.js";
 import { axes, curve, dot, frame, line, ticks, words } from "./chart.js";
-import { at, el, show } from "./dom.js";
+import { at, el, latest, show } from "./dom.js";
 import { text } from "./shell.js";
 import { number } from "./verdict.js";
 
 const SHIFT = 0.1;
 const DRIFT = 0.25;
 const SIGNS = { "too few": "undecidable", steady: "ok", shifting: "review", drifted: "not_ok" };
+
+const beginDrift = latest();
+const beginLatency = latest();
 
 const none = (title, help) => el("div", { class: "empty" }, el("b", {}, title), el("p", {}, help));
 const word = (said) => el("span", { class: "badge", "data-verdict": SIGNS[said] }, text(`drift_${said.replace(" ", "_")}`));
@@ -33,24 +36,28 @@ function chart(days) {
 }
 
 export async function showDrift(model, inService) {
+  const current = beginDrift();
   const target = at("drift");
   if (!inService) return show(target, none(text("none_in_service_short"), text("drift_none_help")));
   try {
     const told = await call(`/models/${encodeURIComponent(model.name)}/drift?days=14`);
+    if (!current()) return undefined;
     const seen = told.days.some((day) => day.psi !== null);
     return show(target, el("div", { class: "stack" },
       el("p", { class: "row" }, word(told.last_day.word), el("span", { class: "soft small" }, text("drift_last_day", { count: told.last_day.count }))),
       seen ? chart(told.days) : none(text("drift_none"), text("drift_none_help"))));
   } catch (error) {
-    return show(target, failure(error, () => showDrift(model, inService)));
+    return current() && show(target, failure(error, () => showDrift(model, inService)));
   }
 }
 
 export async function showLatency(model, inService) {
+  const current = beginLatency();
   const target = at("latency");
   if (!inService) return show(target, none(text("none_in_service_short"), text("latency_none_help")));
   try {
     const told = await call(`/models/${encodeURIComponent(model.name)}/latency`);
+    if (!current()) return undefined;
     if (!told.pictures) return show(target, none(text("latency_none"), text("latency_none_help")));
     const ms = (value) => `${number(value)} ms`;
     const over = told.over_budget > 0.01;
@@ -62,6 +69,6 @@ export async function showLatency(model, inService) {
         el("dt", {}, text("latency_window")), el("dd", {}, text("latency_of_budget", { ms: number(told.p50_ms_per_window), budget: number(told.budget_ms_per_window) })),
         el("dt", {}, text("latency_pictures")), el("dd", {}, String(told.pictures)))));
   } catch (error) {
-    return show(target, failure(error, () => showLatency(model, inService)));
+    return current() && show(target, failure(error, () => showLatency(model, inService)));
   }
 }

@@ -1,7 +1,7 @@
 // Shadow: what a candidate version says of the pictures that the active one answers.
 
 import { call, failure } from "./api.js";
-import { at, el, show } from "./dom.js";
+import { at, el, latest, show, showChanged } from "./dom.js";
 import { change } from "./models.js";
 import { may, text } from "./shell.js";
 import { badge, number, when } from "./verdict.js";
@@ -11,6 +11,9 @@ const EVERY_MS = 3000;
 
 let model = null;
 let timer = 0;
+const begin = latest();
+const parts = { facts: el("div"), pairs: el("div"), differing: el("div") };
+const run = el("div", { class: "shadow-parts" }, parts.facts, parts.pairs, el("div", { class: "stack wide" }, el("h3", {}, text("differing")), el("p", { class: "soft small" }, text("differing_help")), parts.differing));
 
 function pairs(told) {
   const counts = new Map(told.pairs.map((each) => [`${each.active} ${each.candidate}`, each.count]));
@@ -51,24 +54,29 @@ function facts(told) {
 }
 
 export async function showShadow(shown) {
+  const current = begin();
   model = shown;
   clearTimeout(timer);
   let told;
   try {
     told = await call(`/models/${encodeURIComponent(model.name)}/shadow`);
   } catch (error) {
-    show(at("shadow"), failure(error, () => showShadow(shown)));
+    if (current()) show(at("shadow"), failure(error, () => showShadow(shown)));
     return;
   }
+  if (!current()) return;
   const runs = told.state === "loading" || told.state === "running";
   at("shadow-stop").hidden = !runs || !may("admin");
   if (told.state === "none") {
     show(at("shadow"), el("div", { class: "empty" }, el("b", {}, text("shadow_none")), el("p", {}, text("shadow_none_help"))));
     return;
   }
-  show(at("shadow"), el("div", { class: "shadow-parts" }, facts(told), told.pairs.length > 0 && pairs(told), el("div", { class: "stack wide" }, el("h3", {}, text("differing")), el("p", { class: "soft small" }, text("differing_help")), differing(told))));
+  if (run.parentElement !== at("shadow")) show(at("shadow"), run);
+  showChanged(parts.facts, told, () => facts(told));
+  showChanged(parts.pairs, [told.pairs, told.active_version, told.candidate_version], () => told.pairs.length > 0 && pairs(told));
+  showChanged(parts.differing, told.differing, () => differing(told)); // has links, on which the focus may be
   if (runs) timer = setTimeout(() => showShadow(model), EVERY_MS);
 }
 
 at("shadow-stop").addEventListener("click", () =>
-  change(() => call(`/models/${encodeURIComponent(model.name)}/shadow`, { method: "DELETE" }), text("shadow_ended")));
+  change(() => call(`/models/${encodeURIComponent(model.name)}/shadow`, { method: "DELETE" }), text("shadow_ended"), at("shadow-stop")));

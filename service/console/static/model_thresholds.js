@@ -2,8 +2,9 @@
 
 import { call, failure } from "./api.js";
 import { axes, bar, dot, frame, line, ticks, words } from "./chart.js";
-import { at, el, show } from "./dom.js";
-import { ask, change } from "./models.js";
+import { ask } from "./ask.js";
+import { at, el, latest, show } from "./dom.js";
+import { change } from "./models.js";
 import { may, text } from "./shell.js";
 import { number } from "./verdict.js";
 
@@ -12,6 +13,9 @@ const STEPS = 400;
 const HEADROOM = 1.4; // above the bars, for what was reviewed and the names of the lines
 
 let asking = null; // the request for the threshold under the slider
+let seen = null; // {name, version, active, moved}: whose thresholds are shown, and whether the slider was moved
+let formInUse = null;
+const beginRead = latest();
 
 const percent = (value) => `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`;
 
@@ -64,34 +68,46 @@ function verdictOn(candidate) {
   );
 }
 
+/** Show a model's thresholds; gives the form in which it answers. What a person looks at stays when the model changes meanwhile; who
+ * has touched nothing follows the version in service. */
 export async function showThresholds(model) {
   const chosen = at("threshold-version");
   const active = model.active_version ?? model.versions.at(-1)?.version;
-  if (!model.versions.length) return;
-  show(chosen, model.versions.map((each) => el("option", { value: each.version, selected: each.version === active }, each.version)));
-  chosen.onchange = () => read(model, Number(chosen.value));
-  await read(model, active);
+  if (!model.versions.length) return null;
+  const there = seen?.name === model.name && model.versions.some((each) => each.version === seen.version);
+  const stays = there && (seen.active === active || seen.moved || seen.version !== seen.active);
+  const version = stays ? seen.version : active;
+  show(chosen, model.versions.map((each) => el("option", { value: each.version, selected: each.version === version }, each.version)));
+  chosen.onchange = () => read(model, active, Number(chosen.value));
+  if (stays) seen.active = active;
+  else formInUse = await read(model, active, version);
+  return formInUse;
 }
 
-async function read(model, version, form) {
+/** Show one version's thresholds, in `form` or in the one that answers; gives that form, null when it could not be read. */
+async function read(model, active, version, form) {
+  const current = beginRead();
+  asking?.abort();
   const target = at("thresholds");
   const address = (query) => `/models/${encodeURIComponent(model.name)}/thresholds?${new URLSearchParams({ version, ...query })}`;
   let told;
   try {
     told = await call(address(form ? { form } : {}));
   } catch (error) {
-    show(target, failure(error, () => read(model, version, form)));
-    return;
+    if (current()) show(target, failure(error, () => read(model, active, version, form)));
+    return null;
   }
+  if (!current()) return told.form; // another version was chosen meanwhile
+  seen = { name: model.name, version, active, moved: false };
   const forms = at("threshold-form");
   show(forms, told.forms.map((each) => el("option", { value: each, selected: each === told.form }, each)));
-  forms.onchange = () => read(model, version, forms.value);
+  forms.onchange = () => read(model, active, version, forms.value);
 
   const [low, high] = range(told);
   const slider = el("input", { type: "range", id: "threshold", min: low, max: high, step: (high - low) / STEPS, "aria-label": text("slider") });
   const picture = el("div");
   const facts = el("div");
-  const save = may("admin") && el("button", { type: "button", class: "button primary", disabled: true, onclick: () => write(model, told, Number(slider.value)) }, text("write_version"));
+  const save = may("admin") && el("button", { type: "button", class: "button primary", disabled: true, onclick: () => write(model, told, Number(slider.value), save) }, text("write_version"));
   const draw = (candidate) => {
     show(picture, chart(told, candidate.threshold));
     show(facts, verdictOn(candidate));
@@ -102,6 +118,7 @@ async function read(model, version, form) {
   slider.addEventListener("input", async () => {
     asking?.abort();
     asking = new AbortController();
+    seen.moved = true;
     if (save) save.disabled = false;
     show(picture, chart(told, Number(slider.value)));
     try {
@@ -123,20 +140,21 @@ async function read(model, version, form) {
       picture,
       slider,
       el("p", { class: "legend small soft" },
-        el("span", { class: "key calibration" }), text("legend_calibration"),
-        el("span", { class: "key good" }), text("legend_good", { count: told.good_scores.length }),
-        el("span", { class: "key flawed" }), text("legend_flawed", { count: told.flawed_scores.length })),
+        [["calibration"], ["good", told.good_scores.length], ["flawed", told.flawed_scores.length]].map(([kind, count]) =>
+          el("span", {}, el("span", { class: `key ${kind}` }), text(`legend_${kind}`, { count })))),
       facts,
       told.method === "fitted_tail" && el("p", { class: "notice" }, text("shell.fitted_tail")),
       told.cautions.length > 0 && el("ul", { class: "small soft cautions" }, told.cautions.map((caution) => el("li", {}, caution))),
       el("div", { class: "row" }, save, suggested),
     ),
   );
+  return told.form;
 }
 
-async function write(model, told, reject) {
+async function write(model, told, reject, button) {
   const words = text("write_text", { version: told.version, threshold: number(reject, 4) });
   if (!(await ask(text("write_version"), words, text("write_version")))) return;
   const order = { version: told.version, form: told.form, reject };
-  await change(() => call(`/models/${encodeURIComponent(model.name)}/thresholds`, { method: "POST", json: order }), text("written"));
+  const work = () => call(`/models/${encodeURIComponent(model.name)}/thresholds`, { method: "POST", json: order });
+  if (await change(work, text("written"), button)) button.disabled = true; // until another threshold is tried
 }

@@ -1,7 +1,8 @@
 // Models: which versions there are, which one answers, and what a person weighs before changing that.
 
 import { call, failure } from "./api.js";
-import { at, el, show } from "./dom.js";
+import { ask } from "./ask.js";
+import { at, el, latest, show } from "./dom.js";
 import { subscribe } from "./events.js";
 import { showCheck } from "./model_check.js";
 import { showDrift, showLatency } from "./model_health.js";
@@ -10,38 +11,36 @@ import { showThresholds } from "./model_thresholds.js";
 import { may, text, toast } from "./shell.js";
 import { number, when } from "./verdict.js";
 
+const NUMERIC = new Set(["version", "separation"]);
+
 let model = null; // as GET /models/{name} told it
+const beginOpen = latest();
 
-/** Ask before something that others feel. Resolves to whether it was confirmed. */
-export function ask(title, words, yes) {
-  const dialog = at("ask");
-  at("ask-title").textContent = title;
-  at("ask-text").textContent = words;
-  at("ask-yes").textContent = yes;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
-}
-
-/** Do something to the model, say how it went, and show the model anew. */
-export async function change(work, done) {
+/** Do something to the model, say how it went, and show the model anew; gives whether it was done. Meanwhile `button`, if any, can't
+ * be pressed again. */
+export async function change(work, done, button = null) {
+  if (button) button.disabled = true;
   try {
     await work();
-    toast(done);
   } catch (error) {
     show(at("trouble"), failure(error));
-    return;
+    return false;
+  } finally {
+    if (button) button.disabled = false;
   }
+  toast(done);
   show(at("trouble"));
-  await open(model.name);
+  await openOrSay(model.name);
+  return true;
 }
 
-async function activate(version) {
+async function activate(version, button) {
   const words = text("activate_text", { name: model.name, version, active: model.active_version ?? "–" });
   if (!(await ask(text("activate_title", { version }), words, text("activate")))) return;
   await change(
     () => call(`/models/${model.name}/activate`, { method: "POST", json: { version } }),
     text("activated", { name: model.name, version }),
+    button,
   );
 }
 
@@ -49,13 +48,14 @@ async function rollBack() {
   const version = model.previous_version;
   const words = text("activate_text", { name: model.name, version, active: model.active_version });
   if (!(await ask(text("rollback", { version }), words, text("rollback", { version })))) return;
-  await change(() => call(`/models/${model.name}/rollback`, { method: "POST" }), text("activated", { name: model.name, version }));
+  await change(() => call(`/models/${model.name}/rollback`, { method: "POST" }), text("activated", { name: model.name, version }), at("rollback"));
 }
 
-async function startShadow(version) {
+async function startShadow(version, button) {
   await change(
     () => call(`/models/${model.name}/shadow`, { method: "POST", json: { version } }),
     text("shadow_started", { version }),
+    button,
   );
 }
 
@@ -66,36 +66,35 @@ function learnedFrom({ data, metrics }) {
   return lines.filter(Boolean).join(" · ") || "–";
 }
 
-function row(version) {
-  const form = version.forms.includes("int8") ? "int8" : "float32";
+function row(version, formInUse) {
+  const form = version.forms.includes(formInUse) ? formInUse : "float32";
   const limit = version.thresholds[form];
   const separation = version.metrics.painted_flaw_separation;
+  const cell = (head, ...children) => el("td", { class: NUMERIC.has(head) ? "number" : null, "data-head": text(`head_${head}`) }, ...children);
   return el(
     "tr",
     {},
-    el("td", { class: "number" }, version.version),
-    el("td", {}, version.active ? el("span", { class: "badge", "data-verdict": "ok" }, text("in_service")) : el("span", { class: "soft" }, text("waiting"))),
-    el("td", {}, when(version.created_at)),
-    el("td", {}, learnedFrom(version)),
-    el("td", {}, text("px", { size: version.working_resolution.replace("_", " ") })),
-    el("td", { class: "number" }, separation === undefined ? "–" : separation.toFixed(3)),
-    el("td", {}, `${number(limit.reject)} (${text(`method_${limit.method}`)})`),
-    el(
-      "td",
-      {},
+    cell("version", version.version),
+    cell("state", version.active ? el("span", { class: "badge", "data-verdict": "ok" }, text("in_service")) : el("span", { class: "soft" }, text("waiting"))),
+    cell("created", when(version.created_at)),
+    cell("learned_from", learnedFrom(version)),
+    cell("resolution", text("px", { size: version.working_resolution.replace("_", " ") })),
+    cell("separation", el("span", { title: text("separation_help") }, separation === undefined ? "–" : separation.toFixed(3))),
+    cell("threshold", text("in_form", { threshold: number(limit.reject), form, method: text(`method_${limit.method}`) })),
+    cell(
+      "act",
       !version.active && may("admin") && el(
         "span",
         { class: "row" },
-        el("button", { type: "button", class: "button", onclick: () => activate(version.version) }, text("activate")),
-        model.active_version !== null && el("button", { type: "button", class: "button quiet", onclick: () => startShadow(version.version) }, text("shadow_start")),
+        el("button", { type: "button", class: "button", onclick: (event) => activate(version.version, event.currentTarget) }, text("activate")),
+        model.active_version !== null && el("button", { type: "button", class: "button", onclick: (event) => startShadow(version.version, event.currentTarget) }, text("shadow_start")),
       ),
     ),
   );
 }
 
-function showVersions() {
+function showVersions(formInUse) {
   const heads = ["version", "state", "created", "learned_from", "resolution", "separation", "threshold", "act"];
-  const numeric = new Set(["version", "separation"]);
   const refused = Object.entries(model.refused).map(([version, why]) =>
     el("div", { class: "failure" }, el("b", {}, text("refused", { version })), el("p", {}, why)),
   );
@@ -107,9 +106,9 @@ function showVersions() {
       { class: "table-holder", tabindex: "0" },
       el(
         "table",
-        { class: "table" },
-        el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col", class: numeric.has(head) ? "number" : null }, text(`head_${head}`))))),
-        el("tbody", {}, [...model.versions].reverse().map(row)),
+        { class: "table stacked" },
+        el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col", class: NUMERIC.has(head) ? "number" : null }, text(`head_${head}`))))),
+        el("tbody", {}, [...model.versions].reverse().map((version) => row(version, formInUse))),
       ),
     ),
     refused,
@@ -120,12 +119,17 @@ function showVersions() {
 }
 
 async function open(name) {
-  model = await call(`/models/${encodeURIComponent(name)}`);
+  const current = beginOpen();
+  const told = await call(`/models/${encodeURIComponent(name)}`);
+  if (!current()) return; // another one was chosen, or it has changed again
+  model = told;
   history.replaceState(null, "", `?model=${encodeURIComponent(name)}`);
   at("shown").hidden = false;
-  showVersions();
-  const active = model.versions.some((each) => each.active);
-  await Promise.all([showThresholds(model), showCheck(model, active), showShadow(model), showDrift(model, active), showLatency(model, active)]);
+  const active = told.versions.some((each) => each.active);
+  const rest = [showCheck(told, active), showShadow(told), showDrift(told, active), showLatency(told, active)];
+  const formInUse = await showThresholds(told);
+  if (current()) showVersions(formInUse);
+  await Promise.all(rest);
 }
 
 async function begin() {
@@ -144,7 +148,8 @@ async function begin() {
   }
 }
 
-at("model").addEventListener("change", (event) => open(event.target.value).catch((error) => show(at("trouble"), failure(error, begin))));
+const openOrSay = (name) => open(name).catch((error) => show(at("trouble"), failure(error, begin)));
+at("model").addEventListener("change", (event) => openOrSay(event.target.value));
 at("rollback").addEventListener("click", rollBack);
-subscribe({ model: (told) => told.name === model?.name && open(model.name) });
+subscribe({ model: (told) => told.name === model?.name && openOrSay(model.name), missed: () => model && openOrSay(model.name) });
 begin();

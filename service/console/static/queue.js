@@ -1,7 +1,7 @@
 // Queue: flaws that nobody has looked at, newest first; one after another by keyboard, live.
 
 import { call, failure } from "./api.js";
-import { at, el, show } from "./dom.js";
+import { at, el, keyedList, latest, show } from "./dom.js";
 import { subscribe } from "./events.js";
 import { inspectionView } from "./inspection.js";
 import { pictureOf, thumbnail } from "./record.js";
@@ -12,10 +12,13 @@ import { badge, number, when } from "./verdict.js";
 const WANTED = { flaws: ["not_ok", "review", "undecidable"], passed: ["ok"] };
 const PAGE = 40;
 
-let records = [];
+let records = []; // newest first
 let cursor = null;
 let chosen = null; // {record, form}
 let done = 0;
+const reviewedIds = new Set(); // told by events or by this page: an answer asked for before must not bring them back
+const beginLoad = latest();
+const askings = new Map(); // inspection's id -> how often it was asked for: only the last answer counts
 
 const filters = () => Object.fromEntries([...new FormData(at("filters"))].map(([name, value]) => [name, value.trim()]));
 
@@ -28,14 +31,22 @@ function address(from) {
   return `/inspections?${asked}`;
 }
 
-async function load({ more = false } = {}) {
+/** Read the list: the newest page, or with `more` the one after those that are there; `anew`: the filters have changed. */
+async function load({ more = false, anew = false } = {}) {
+  const current = beginLoad();
+  const before = new Set(records.map((each) => each.id));
   show(at("trouble"));
   try {
     const page = await call(address(more ? cursor : null));
-    records = more ? [...records, ...page.inspections] : page.inspections;
+    if (!current()) return;
+    const told = page.inspections.filter((each) => !reviewedIds.has(each.id));
+    const ids = new Set(told.map((each) => each.id));
+    // with the page go what was told live meanwhile and, unless other filters drop it, the part that a person is at
+    const stays = (each) => !ids.has(each.id) && (more || !before.has(each.id) || (!anew && each.id === chosen?.record.id));
+    records = inOrder([...told, ...records.filter((each) => stays(each) && isMeant(each))]);
     cursor = page.next_cursor;
   } catch (error) {
-    show(at("trouble"), failure(error, () => load({ more })));
+    if (current()) show(at("trouble"), failure(error, () => load({ more, anew })));
     return;
   }
   at("waiting").hidden = true;
@@ -44,16 +55,25 @@ async function load({ more = false } = {}) {
   else choose(records[0] ?? null);
 }
 
+const inOrder = (found) => found.sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+
 function draw() {
   at("empty").hidden = records.length > 0;
   at("desk").hidden = records.length === 0;
   at("count").textContent = text("count", { open: `${records.length}${cursor ? "+" : ""}`, done });
-  show(at("list"), records.map(entry));
+  drawList(records);
   at("more").hidden = cursor === null;
 }
 
+const isChosen = (record) => record.id === chosen?.record.id;
+const drawList = keyedList(at("list"), (record) => ({
+  id: record.id,
+  state: [isChosen(record), record.verdict, record.anomaly_score, record.classification?.description],
+  make: () => entry(record),
+}));
+
 function entry(record) {
-  const current = record.id === chosen?.record.id;
+  const current = isChosen(record);
   return el(
     "li",
     {},
@@ -74,6 +94,7 @@ function entry(record) {
 
 function choose(record) {
   chosen = null;
+  show(at("meanwhile"));
   if (record) {
     const form = reviewForm(record, () => reviewed(record));
     const past = el("section", { class: "stack past-flaws" }, el("h3", {}, text("past")), form.past);
@@ -94,6 +115,7 @@ function step(by) {
 
 function reviewed(record) {
   done += 1;
+  reviewedIds.add(record.id);
   const place = records.findIndex((each) => each.id === record.id);
   records = records.filter((each) => each.id !== record.id);
   if (chosen?.record.id === record.id) {
@@ -121,16 +143,17 @@ const isMeant = (told) => {
 };
 
 async function fresh(id) {
+  const mine = (askings.get(id) ?? 0) + 1;
+  askings.set(id, mine);
   const record = await call(`/inspections/${encodeURIComponent(id)}`);
-  if (record.reviews.length > 0) return;
-  const others = records.filter((each) => each.id !== id);
-  const place = others.findIndex((each) => each.created_at < record.created_at);
-  records = place < 0 ? [...others, record] : [...others.slice(0, place), record, ...others.slice(place)];
+  if (askings.get(id) !== mine) return; // asked for again meanwhile, as when its words came
+  if (record.reviews.length > 0 || reviewedIds.has(id) || !isMeant(record)) return;
+  records = inOrder([...records.filter((each) => each.id !== id), record]);
   if (chosen) draw();
   else choose(records[0]);
 }
 
-const unlessRefused = (work) => work.catch((error) => show(at("trouble"), failure(error, load)));
+const unlessRefused = (work) => work.catch((error) => show(at("trouble"), failure(error, () => load())));
 
 subscribe({
   inspection: (told) => isMeant(told) && unlessRefused(fresh(told.id)),
@@ -140,8 +163,8 @@ subscribe({
       if (chosen.form.saving()) return; // it is this page's own
       // somebody else was quicker; what was being written is not taken away
       show(at("meanwhile"), el("p", { class: "notice", role: "alert" }, text("meanwhile", { who: told.who })));
-      setTimeout(() => show(at("meanwhile")), 8000);
     } else {
+      reviewedIds.add(told.inspection_id);
       records = records.filter((each) => each.id !== told.inspection_id);
       draw();
     }
@@ -149,10 +172,10 @@ subscribe({
   missed: () => load(),
 });
 
-at("filters").addEventListener("change", () => load());
+at("filters").addEventListener("change", () => load({ anew: true }));
 at("filters").addEventListener("submit", (event) => {
   event.preventDefault();
-  load();
+  load({ anew: true });
 });
 at("more").addEventListener("click", () => load({ more: true }));
 at("help").addEventListener("click", () => at("keys").showModal());

@@ -1,7 +1,7 @@
 // Reports: choose a span and what is meant, read the report in a frame that can do nothing, download it.
 
 import { call, failure } from "./api.js";
-import { at, show } from "./dom.js";
+import { at, latest, show } from "./dom.js";
 
 const form = at("scope");
 
@@ -17,12 +17,17 @@ function query() {
 
 const address = (asked, format) => `/reports?${new URLSearchParams([...asked, ["format", format]])}`;
 
+const begin = latest();
+
 async function read() {
+  const current = begin();
   const asked = query();
   show(at("trouble"));
   try {
     await call(address(asked, "json")); // first as JSON: a frame could not say what was wrong
+    if (!current()) return;
   } catch (error) {
+    if (!current()) return;
     at("reading").hidden = true;
     show(at("trouble"), failure(error, read));
     return;
@@ -35,8 +40,12 @@ async function read() {
 
 document.querySelector('[data-form="pdf"]').addEventListener("click", async (event) => {
   event.preventDefault();
+  const asked = event.currentTarget;
+  if (asked.getAttribute("aria-disabled") === "true") return; // it is being made
+  asked.setAttribute("aria-disabled", "true");
+  asked.classList.add("making");
   try {
-    const answer = await call(event.currentTarget.href);
+    const answer = await call(asked.href);
     const link = Object.assign(document.createElement("a"), {
       href: URL.createObjectURL(await answer.blob()),
       download: "report.pdf",
@@ -45,6 +54,9 @@ document.querySelector('[data-form="pdf"]').addEventListener("click", async (eve
     URL.revokeObjectURL(link.href);
   } catch (error) {
     show(at("trouble"), failure(error));
+  } finally {
+    asked.removeAttribute("aria-disabled");
+    asked.classList.remove("making");
   }
 });
 

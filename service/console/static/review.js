@@ -67,14 +67,14 @@ export function reviewForm(record, onsaved) {
     show(trouble);
   }
 
-  let offered = [];
+  const offered = [];
   function offer(labels) {
-    const fresh = labels.filter((each) => !NO_LABELS.has(each.toLowerCase()) && !offered.includes(each));
-    offered = [...offered, ...new Set(fresh)].slice(0, MOST_CHIPS);
-    show(
-      chips,
-      offered.map((each, index) => el("button", { type: "button", class: "chip", onclick: () => (label.value = each) }, el("kbd", {}, `${index + 1}`), named(each))),
-    );
+    const fresh = new Set(labels.filter((each) => !NO_LABELS.has(each.toLowerCase()) && !offered.includes(each)));
+    for (const each of fresh) {
+      if (offered.length === MOST_CHIPS) return;
+      offered.push(each); // those that are there keep their places and numbers
+      chips.append(el("button", { type: "button", class: "chip", onclick: () => (label.value = each) }, el("kbd", {}, `${offered.length}`), named(each)));
+    }
   }
 
   async function help() {

@@ -26,6 +26,9 @@ export function toast(message, { failed = false } = {}) {
   setTimeout(() => line.remove(), failed ? 12000 : 5000);
 }
 
+// where the pages do not all fit, the one that is open is in view
+document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;

@@ -1,8 +1,9 @@
 // Train: order a training, watch it, cancel it. It lives in the service; this page may come and go.
 
 import { call, failure, Problem } from "./api.js";
+import { ask } from "./ask.js";
 import { axes, curve, dot, frame, logTicks, ticks } from "./chart.js";
-import { at, el, show } from "./dom.js";
+import { at, el, keyedList, latest, show, showChanged } from "./dom.js";
 import { text, toast, viewer } from "./shell.js";
 import { number, when } from "./verdict.js";
 
@@ -12,6 +13,10 @@ const SIGNS = { running: "review", done: "ok", failed: "not_ok", cancelled: "und
 const form = at("order");
 let watched = null; // id of the training shown
 let timer = 0;
+let sending = false; // an order is on its way
+let known = []; // the trainings as last listed
+const beginWatch = latest();
+const beginList = latest();
 
 const badge = (state) => el("span", { class: "badge", "data-verdict": SIGNS[state] }, text(`state_${state}`));
 
@@ -57,52 +62,82 @@ function draw(told) {
   at("remove").hidden = running;
   at("to-models").hidden = told.state !== "done";
   at("to-models").href = `/console/models?model=${encodeURIComponent(told.name)}`;
-  const open = document.getElementById("log")?.open ?? false;
-  show(at("watched-body"), el("div", { class: "stack" },
-    progress(told),
+  // part by part, each only when it has changed: it is asked again and again while a person reads, listens or scrolls
+  showChanged(at("progress"), [told.state, told.phase, told.step, told.seconds_left], () => progress(told));
+  showChanged(at("outcome"), [told.id, told.state, told.error, told.left_out], () => outcome(told));
+  showChanged(at("curve"), [told.id, told.curve, told.scores], () => told.curve.length > 1 && el("figure", { class: "stack" }, chart(told), el("figcaption", { class: "soft small" }, text("curve"))));
+  showChanged(at("samples"), told.samples, () => told.samples.length > 0 && samples(told.samples));
+  showChanged(at("said"), told.said, () => told.said.length > 0 && el("div", { class: "stack" }, el("h3", {}, text("said")), el("ul", { class: "small said" }, told.said.slice(-8).map((said) => el("li", { class: "break" }, said)))));
+  drawLog(told.log_tail);
+}
+
+function outcome(told) {
+  return el("div", { class: "stack" },
     told.state === "done" && el("p", { class: "notice" }, text("done_text", { version: told.version, name: told.name })),
     told.error && told.state !== "cancelled" && el("div", { class: "failure", role: "alert" }, el("b", {}, text(`state_${told.state}`)), el("p", {}, told.error)),
-    told.left_out > 0 && el("p", { class: "soft small" }, text("left_out", { count: told.left_out })),
-    told.curve.length > 1 && el("figure", { class: "stack" }, chart(told), el("figcaption", { class: "soft small" }, text("curve"))),
-    told.samples.length > 0 && el("div", { class: "stack" }, el("h3", {}, text("samples", { step: told.samples[0].step })),
-      el("div", { class: "samples" }, told.samples.map((each) => {
-        const word = text(each.flawed ? "sample_flawed" : "sample_good");
-        return el("figure", {}, el("img", { src: each.url, alt: word }), el("figcaption", {}, `${word} · ${text("score_of", { score: number(each.score) })}`));
-      }))),
-    told.said.length > 0 && el("div", {}, el("h3", {}, text("said")), el("ul", { class: "small" }, told.said.slice(-6).map((said) => el("li", { class: "break" }, said)))),
-    told.log_tail.length > 0 && el("details", { id: "log", open }, el("summary", {}, text("log")), el("pre", { class: "log", tabindex: "0" }, told.log_tail.join("\n")))));
+    told.left_out > 0 && el("p", { class: "soft small" }, text("left_out", { count: told.left_out })));
+}
+
+function samples(pictures) {
+  return el("div", { class: "stack" }, el("h3", {}, text("samples", { step: pictures[0].step })),
+    el("div", { class: "samples" }, pictures.map((each) => {
+      const word = text(each.flawed ? "sample_flawed" : "sample_good");
+      return el("figure", {}, el("img", { src: each.url, alt: word }), el("figcaption", {}, `${word} · ${text("score_of", { score: number(each.score) })}`));
+    })));
+}
+
+/** The log follows its end, unless it was scrolled back. */
+function drawLog(lines) {
+  const place = at("log-text");
+  at("log").hidden = lines.length === 0;
+  const atEnd = place.scrollTop + place.clientHeight >= place.scrollHeight - 4;
+  showChanged(place, lines, () => lines.join("\n"));
+  if (atEnd) place.scrollTop = place.scrollHeight;
 }
 
 async function watch(id) {
+  const current = beginWatch();
   clearTimeout(timer);
   watched = id;
+  drawPast(known);
   try {
     const told = await call(`/trainings/${encodeURIComponent(id)}`);
-    if (watched !== id) return;
+    if (!current()) return;
     draw(told);
     show(at("trouble"));
     if (told.state === "running") timer = setTimeout(() => watch(id), EVERY_MS);
     else await list();
   } catch (error) {
+    if (!current()) return;
     show(at("trouble"), failure(error, () => watch(id)));
+    if (error.status === 0 || error.status >= 500) timer = setTimeout(() => watch(id), EVERY_MS); // a service that restarts
   }
 }
 
+const drawPast = keyedList(at("past-rows"), (each) => ({
+  id: each.id,
+  state: [each.state, each.id === watched],
+  make: () => el("tr", {},
+    el("td", {}, el("button", { type: "button", class: "chip", "aria-pressed": String(each.id === watched), onclick: () => watch(each.id) }, each.name)),
+    el("td", {}, badge(each.state)),
+    el("td", { class: "soft small" }, when(each.created_at))),
+}));
+
 async function list() {
+  const current = beginList();
   const told = await call("/trainings");
+  if (!current()) return told;
   const teacher = form.elements.teacher;
   if (!teacher.options.length) show(teacher, told.teachers.map((name) => el("option", { value: name, selected: name === "pdn-small" }, name)));
   const why = told.why_not ?? (told.running ? text("running_already") : null);
-  at("start").disabled = why !== null;
+  at("start").disabled = why !== null || sending;
   show(at("why-not"), why && el("p", { class: "notice" }, told.why_not && el("b", {}, `${text("why_not")}: `), why));
   at("folder-help").textContent = told.folders_below ? text("folder_help", { root: told.folders_below }) : text("folder_none");
   form.querySelector('[value="folder"]').disabled = !told.folders_below;
-  show(at("past"), told.trainings.length
-    ? el("div", { class: "table-holder", tabindex: "0" }, el("table", { class: "table" }, el("tbody", {}, told.trainings.map((each) => el("tr", {},
-        el("td", {}, el("button", { type: "button", class: "chip", "aria-pressed": String(each.id === watched), onclick: () => watch(each.id).then(list) }, each.name)),
-        el("td", {}, badge(each.state)),
-        el("td", { class: "soft small" }, when(each.created_at)))))))
-    : el("p", { class: "soft" }, text("past_none")));
+  at("past").hidden = told.trainings.length === 0;
+  at("past-none").hidden = told.trainings.length > 0;
+  known = told.trainings;
+  drawPast(known);
   return told;
 }
 
@@ -140,7 +175,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const { options, given } = ordered();
   const bar = at("sending").querySelector("progress");
-  at("start").disabled = true;
+  sending = at("start").disabled = true;
   show(at("refusal"));
   try {
     let told;
@@ -153,12 +188,13 @@ form.addEventListener("submit", async (event) => {
       at("sending").hidden = false;
       told = await upload(body, (share) => { bar.value = share; });
     }
+    sending = false;
     toast(text("started"));
     await watch(told.id);
     await list();
   } catch (error) {
     show(at("refusal"), failure(error));
-    at("start").disabled = false;
+    sending = at("start").disabled = false;
   } finally {
     at("sending").hidden = true;
   }
@@ -172,21 +208,31 @@ for (const choice of form.elements.source)
     }
   });
 
-async function act(method, rest, done) {
+async function act(button, method, rest, done) {
+  const id = watched;
+  button.disabled = true;
   try {
-    await call(`/trainings/${encodeURIComponent(watched)}${rest}`, { method });
+    await call(`/trainings/${encodeURIComponent(id)}${rest}`, { method });
     toast(text(done));
   } catch (error) {
     show(at("trouble"), failure(error));
     return;
+  } finally {
+    button.disabled = false;
   }
   if (method === "DELETE") await begin();
-  else await watch(watched).then(list);
+  else {
+    if (watched === id) await watch(id);
+    await list();
+  }
 }
 
-at("cancel").addEventListener("click", () => act("POST", "/cancel", "cancelled"));
-at("resume").addEventListener("click", () => act("POST", "/resume", "resumed"));
-at("remove").addEventListener("click", () => act("DELETE", "", "removed"));
+at("cancel").addEventListener("click", (event) => act(event.currentTarget, "POST", "/cancel", "cancelled"));
+at("resume").addEventListener("click", (event) => act(event.currentTarget, "POST", "/resume", "resumed"));
+at("remove").addEventListener("click", async (event) => {
+  const button = event.currentTarget;
+  if (await ask(text("remove_title"), text("remove_text"), text("remove"))) await act(button, "DELETE", "", "removed");
+});
 
 async function begin() {
   try {
@@ -194,10 +240,7 @@ async function begin() {
     const first = told.running ?? told.trainings[0]?.id;
     at("empty").hidden = Boolean(first);
     at("watched").hidden = !first;
-    if (first) {
-      await watch(first);
-      await list();
-    }
+    if (first) await watch(first);
   } catch (error) {
     show(at("trouble"), failure(error, begin));
   }

@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 import { text } from "./shell.js";
 
 /** The label of a flaw as people write it. */
-export const named = (label) => label.replaceAll("_", " ");
+export const named = (label) => (label === "unknown" ? text("shell.unknown_type") : label.replaceAll("_", " "));
 
 /** Who the words are from, as a chip that explains itself. */
 function sourceOf(words) {
