@@ -10,6 +10,8 @@ To add a page `lots`:
 3. `static/lots.js`: a module, loaded by base.html by the page's name. It imports
    `./shell.js`   text("key", {values}) of the page or `shell.key`; viewer; toast(message)
    `./dom.js`     el("td", {class: "number", onclick}, ...children): the only way to make elements; texts are always texts
+                  keyedList, showChanged, latest: lists that keep what is unchanged, and answers that may come late
+   `./ask.js`     await ask(title, words, yes): before what others feel or cannot be undone
    `./api.js`     call("/lots", {method, json, body, signal}) -> answer; throws Problem {status, title, detail}; CSRF is sent along
    `./verdict.js` badge("not_ok"), when(iso), number(x): how verdicts, times and scores are shown
    `./events.js`  subscribe({inspection(data) {}, words(data) {}, review(data) {}, model(data) {}, missed() {}}): what happens, live
