@@ -1,6 +1,7 @@
 """Train a bundle per set with the shipped defaults, evaluate it, and keep one row a run; goes on where it was stopped.
 
     python -m benchmarks.accuracy --sets polka-dot brushed-metal blister-pack bottle --seeds 0
+    python -m benchmarks.accuracy --tables                # only the table of docs/accuracy.md
 
 Generated sets are made from 100 good parts for training; real ones lie in ../shared/datasets. Test images are used for the
 figures alone. Rows: benchmarks/results/accuracy.json.
@@ -13,8 +14,9 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.machine import describe
@@ -24,6 +26,7 @@ from service.training.build import BuildSettings, build
 from service.training.evaluate import evaluate, find_test_images, score_all
 
 RESULTS = Path("benchmarks/results/accuracy.json")
+PAGE = Path("docs/accuracy.md")
 DATASETS = Path("../shared/datasets")
 REAL = ("bottle", "casting", "aliens", "cookies")
 TILES = ("magnetic_tile:published", "magnetic_tile:grouped")
@@ -100,6 +103,52 @@ def run(name: str, seed: int, teacher: str, keep: Path | None, say: Callable[[st
         }
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a set and split: mean over the seeds, and the spread where there are several."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["set"], row["split"], row["teacher_sha256"]), []).append(row)
+
+    def told(values: list[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        if not known:
+            return "no masks"
+        spread = f" ± {stdev(known):.3f}" if len(known) > 1 else ""
+        return f"{mean(known):.3f}{spread}"
+
+    lines = [
+        "| set | split | teacher | seeds | image AUROC | pixel AUROC | AU-PRO | overkill | escape | by flaw | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, split, teacher), same in sorted(groups.items()):
+        figures = [
+            told([row[key] for row in same]) for key in ("image_auroc", "pixel_auroc", "au_pro", "overkill", "escape")
+        ]
+        flaws = ", ".join(f"{flaw} {mean(row['by_defect'][flaw] for row in same):.3f}" for flaw in same[0]["by_defect"])
+        cells = [
+            name,
+            split,
+            teacher,
+            str(len(same)),
+            *figures,
+            flaws,
+            f"{mean(row['seconds'] for row in same) / 60:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """The table of docs/accuracy.md, made anew from the result file."""
+    kept = kept_rows()
+    begin, end = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
+    before, _, rest = PAGE.read_text().partition(begin)
+    machine = kept["machine"]
+    source = "[accuracy.json](../benchmarks/results/accuracy.json)"
+    told = f"{table(kept['rows'])}\n\n{machine['processor']}, {machine['cores']} cores: {source}"
+    PAGE.write_text(f"{before}{begin}\n{told}\n{end}{rest.partition(end)[2]}")
+
+
 def kept_rows() -> dict[str, Any]:
     """The result file's content, empty where there is none."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe(), "rows": []}
@@ -114,8 +163,9 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep data, bundles and runs there, to look at mistakes"
     )
+    parser.add_argument("--tables", action="store_true", help="train nothing, write the table of docs/accuracy.md")
     options = parser.parse_args()
-    for name in options.sets:
+    for name in () if options.tables else options.sets:
         for seed in options.seeds:
             wanted = (name.partition(":")[0], name.partition(":")[2] or "given", seed, options.teacher)
             if any((row["set"], row["split"], row["seed"], row["teacher"]) == wanted for row in kept_rows()["rows"]):
@@ -125,6 +175,7 @@ def main() -> None:
             kept = kept_rows()  # read anew: another process may have added rows meanwhile
             kept["rows"].append(row)
             RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    write_page()
 
 
 if __name__ == "__main__":

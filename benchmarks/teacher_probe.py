@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(max(1, min(2, torch.get_num_threads())))
     rows = []
     for spec in options.teachers:
         for name in options.sets:
