@@ -38,7 +38,6 @@ from service.captions.memory import Memory
 from service.captions.neighbours import bank, embed, fit_metric, vote
 from service.captions.products import UNKNOWN
 from service.decision.regions import region_pixels
-from service.engine.batcher import Answer
 from service.image.decode import decode
 from service.image.prepare import STRIDE, PrepareRecipe, prepare, resize, working_size
 from service.inspector import decide, describe
@@ -124,9 +123,9 @@ def from_mask(teacher: Pdn, rgb: Rgb, mask: Mask, recipe: PrepareRecipe) -> NDAr
 def from_detection(bundle: Bundle, rgb: Rgb, mask: Mask) -> NDArray[np.float32] | None:
     """The descriptor of the strongest detected region that touches the pixels `mask`, as served; None when none does."""
     plan = bundle.plan(rgb.shape[1], rgb.shape[0])
-    answer = Answer(bundle.session.run(prepare(rgb, plan), features=True), 0.0, 0.0)
-    anomaly_map, verdict = decide(answer, bundle, plan, None, ())
-    described = describe(answer.maps, lambda: rgb, anomaly_map, verdict)
+    maps = bundle.session.run(prepare(rgb, plan), features=True)
+    anomaly_map, verdict = decide(maps, bundle, plan, None, ())
+    described = describe(maps, lambda: rgb, anomaly_map, verdict)
     assert described is not None
     found = zip(verdict.regions, region_pixels(anomaly_map, verdict.thresholds.review), described, strict=True)
     for region, pixels, descriptor in found:

@@ -25,8 +25,8 @@ from service.bench.server import serving
 from service.bench.service import pictures
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.decision.heatmap import draw_mask, draw_overlay, map_png
-from service.engine.batcher import Answer
 from service.image.decode import decode, decode_image, read_header
+from service.image.packing import pack_tiles, packed
 from service.image.prepare import jpeg_scale, prepare
 from service.inspector import decide
 from service.inspector import describe as descriptors_of
@@ -41,23 +41,24 @@ def stages(bundle: Bundle, data: bytes, rounds: int) -> dict[str, dict[str, floa
     plan = bundle.plan(header.width, header.height)
     scale = jpeg_scale(header.width, header.height, bundle.manifest.prepare)
     image, whole = decode_image(data, 10**9, jpeg_scale=scale), decode(data, 10**9)
-    windows = prepare(image, plan)
+    windows, packing = prepare(image, plan), pack_tiles(plan)
+    few = packed(windows, packing)
     found: dict[str, dict[str, float]] = {}
     maps = bundle.session.run(windows, features=True)
     flawed = maps.structural.copy()
     flawed[0, 20:32, 20:32] += 10 * bundle.thresholds.reject
     for name, structural in (("good", np.zeros_like(flawed)), ("flawed", flawed)):
-        answer = Answer(WindowMaps(structural, maps.logical, maps.features), 0.0, 0.0)
+        answer = WindowMaps(structural, maps.logical, maps.features)
         mapped, verdict = decide(answer, bundle, plan, None, ())
         inspection = Inspection("i" * 32, bundle.identity, "0" * 64, lambda: whole, mapped, verdict, Timings())
         works: dict[str, Callable[[], object]] = {
             "header": lambda: read_header(data, 10**9),
             "decode": lambda: decode_image(data, 10**9, jpeg_scale=scale),
-            "prepare": lambda: prepare(image, plan),
+            "prepare": lambda: packed(prepare(image, plan), packing),
             "quality gate": lambda: bundle.manifest.quality_gate.reasons(image, header.width // image.width),
-            "network": lambda: bundle.session.run(windows),
+            "network": lambda: bundle.session.run(few),
             "map and verdict": lambda answer=answer: decide(answer, bundle, plan, None, ()),
-            "descriptors": lambda a=answer, m=mapped, v=verdict: descriptors_of(a.maps, lambda: whole, m, v),
+            "descriptors": lambda a=answer, m=mapped, v=verdict: descriptors_of(a, lambda: whole, m, v),
             "JSON": lambda it=inspection: asyncio.run(_json(it, bundle)),
             "overlay, if asked for": lambda it=inspection: draw_overlay(it),
             "mask, if asked for": lambda it=inspection: draw_mask(it),

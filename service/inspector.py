@@ -13,7 +13,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -28,10 +28,11 @@ from service.captions.figures import region_vector
 from service.decision.regions import region_cells, region_pixels
 from service.decision.scale import features_at, picture_map
 from service.decision.verdict import judge, limits
-from service.engine.batcher import Answer, Batcher, Runner
+from service.engine.batcher import Batcher, Runner
 from service.engine.session import available_cores
 from service.errors import DeadlineExceeded, NetworkFailure
 from service.image.decode import decode, decode_image, read_header
+from service.image.packing import Packing, pack_tiles, packed, unpacked
 from service.image.prepare import as_image, jpeg_scale, prepare
 from service.metrics import Metrics
 from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict, WindowMaps
@@ -70,7 +71,7 @@ class _Pixels:
 class _Prepared:
     pixels: _Pixels
     windows: NDArray[np.uint8]
-    reasons: tuple[str, ...]
+    reasons: Future[tuple[str, ...]]  # of the quality gate, which works while the network does
     sha256: str
     began: float  # time.perf_counter() at which decoding began
     decode_s: float
@@ -95,8 +96,9 @@ class Inspector:
         self.batcher = Batcher(queue_windows, self._observe_batch)
         threads = decode_threads or available_cores()
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="flawscribe-decode")
-        # headers and verdicts must not wait behind pictures that are being decoded
+        # neither headers and verdicts nor the quality gate must wait behind pictures that are being decoded
         self._deciders = ThreadPoolExecutor(threads, thread_name_prefix="flawscribe-decide")
+        self._gatekeepers = ThreadPoolExecutor(threads, thread_name_prefix="flawscribe-gate")
         self._model_of: weakref.WeakKeyDictionary[Runner, str] = weakref.WeakKeyDictionary()
         metrics.queue_images.set_function(lambda: self.batcher.pictures)
 
@@ -124,20 +126,22 @@ class Inspector:
     async def _inspect(
         self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None, descriptors: bool
     ) -> Inspection:
-        plan = await self._run(self._deciders, lambda: self._plan(picture, bundle))
-        with self.batcher.reserve(plan.windows, bundle.session):
-            prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan))
+        plan, packing = await self._run(self._deciders, lambda: self._plan(picture, bundle))
+        with self.batcher.reserve(packing.windows, bundle.session):
+            prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan, packing))
             # features that cost time of their own are computed only for a picture that has regions to describe
             later = descriptors and bundle.session.features_apart
             answer = await self.batcher.submit(
                 bundle.session, prepared.windows, deadline, features=descriptors and not later
             )
             answers, started = [answer], time.perf_counter()
+            reasons = await asyncio.wrap_future(prepared.reasons)
 
             def conclude() -> tuple[AnomalyMap, Verdict, NDArray[np.float32] | None]:
-                mapped, verdict = decide(answer, bundle, plan, threshold, prepared.reasons)
+                maps = unpacked(answer.maps, packing)
+                mapped, verdict = decide(maps, bundle, plan, threshold, reasons)
                 asked = descriptors and not (later and verdict.regions)
-                return mapped, verdict, describe(answer.maps, prepared.pixels, mapped, verdict) if asked else None
+                return mapped, verdict, describe(maps, prepared.pixels, mapped, verdict) if asked else None
 
             anomaly_map, verdict, described = await self._run(self._deciders, conclude)
             ended = time.perf_counter()  # the verdict stands: what follows is no part of the budget
@@ -146,7 +150,8 @@ class Inspector:
                 try:
                     answers.append(await self.batcher.submit(bundle.session, prepared.windows, deadline, features=True))
                     described = await self._run(
-                        self._deciders, lambda: describe(answers[1].maps, prepared.pixels, anomaly_map, verdict)
+                        self._deciders,
+                        lambda: describe(unpacked(answers[1].maps, packing), prepared.pixels, anomaly_map, verdict),
                     )
                 except NetworkFailure:  # a verdict is not lost for want of its descriptors
                     log.warning("no features of a flawed picture: it is answered without descriptors")
@@ -173,20 +178,23 @@ class Inspector:
     def close(self) -> None:
         """End the inference thread and the other threads; what still waits is answered with NotReady."""
         self.batcher.close()
-        for pool in (self._decoders, self._deciders):
+        for pool in (self._decoders, self._deciders, self._gatekeepers):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
-    def _plan(self, picture: Picture, bundle: Bundle) -> TilePlan:
+    def _plan(self, picture: Picture, bundle: Bundle) -> tuple[TilePlan, Packing]:
         """The picture's windows, from its header alone."""
         if picture.raw is not None:
-            return bundle.plan(picture.raw.shape[1], picture.raw.shape[0])
-        header = read_header(picture.data, self._max_pixels)
-        return bundle.plan(header.width, header.height)
+            height, width = picture.raw.shape[:2]
+        else:
+            header = read_header(picture.data, self._max_pixels)
+            height, width = header.height, header.width
+        plan = bundle.plan(width, height)
+        return plan, pack_tiles(plan)
 
-    def _prepare(self, picture: Picture, bundle: Bundle, plan: TilePlan) -> _Prepared:
+    def _prepare(self, picture: Picture, bundle: Bundle, plan: TilePlan, packing: Packing) -> _Prepared:
         sha256 = hashlib.sha256(picture.data).hexdigest()
         started = time.perf_counter()
         scale = jpeg_scale(plan.width, plan.height, bundle.manifest.prepare)
@@ -195,9 +203,9 @@ class Inspector:
         else:
             image = as_image(picture.raw)
         decoded = time.perf_counter()
-        windows = prepare(image, plan)
         scale = plan.width // image.width  # other formats are decoded whole
-        reasons = bundle.manifest.quality_gate.reasons(image, scale)
+        reasons = self._gatekeepers.submit(bundle.manifest.quality_gate.reasons, image, scale)
+        windows = packed(prepare(image, plan), packing)
         whole = image if picture.raw is None else picture.raw
         pixels = _Pixels(picture.data, self._max_pixels, whole if scale == 1 else None)
         return _Prepared(pixels, windows, reasons, sha256, started, decoded - started, time.perf_counter() - decoded)
@@ -220,11 +228,11 @@ class Inspector:
 
 
 def decide(
-    answer: Answer, bundle: Bundle, plan: TilePlan, threshold: float | None, reasons: tuple[str, ...]
+    maps: WindowMaps, bundle: Bundle, plan: TilePlan, threshold: float | None, reasons: tuple[str, ...]
 ) -> tuple[AnomalyMap, Verdict]:
-    """The network's answer -> the picture's map and verdict."""
+    """The windows' maps -> the picture's map and verdict."""
     form = bundle.form
-    anomaly_map = picture_map(answer.maps, plan, bundle.manifest.min_flaw_px, bundle.roi, bundle.manifest.border)
+    anomaly_map = picture_map(maps, plan, bundle.manifest.min_flaw_px, bundle.roi, bundle.manifest.border)
     thresholds = limits(form.review_threshold, form.reject_threshold, threshold)
     return anomaly_map, judge(anomaly_map, thresholds, form.calibration_scores, reasons)
 

@@ -23,6 +23,7 @@ from service.bench.timing import median_ms, p99_ms, quantile
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.errors import BadRequest, NotReady
 from service.image.decode import decode, media_type_of
+from service.image.packing import pack_tiles, packed
 from service.image.prepare import prepare
 from service.settings import Settings
 from service.types import Timings
@@ -99,7 +100,7 @@ def measure(
             "form": bundle.form_name,
             "provider": bundle.session.provider,
             "picture": shown[-1].name,
-            "windows": bundle.plan(shown[-1].rgb.shape[1], shown[-1].rgb.shape[0]).windows,
+            "windows": pack_tiles(bundle.plan(shown[-1].rgb.shape[1], shown[-1].rgb.shape[0])).windows,
             "seconds_to_ready": server and round(server.ready_s, 2),
             "resident_mb_ready": idle_mb,
             "resident_mb_loaded": server and server.resident_mb(),
@@ -147,7 +148,8 @@ def _idle(shown: Shown, target: Target, seconds: float) -> Row:
 
 def _alone(bundle: Bundle, shown: Shown) -> Callable[[], float]:
     """Measures seconds of the network alone for one picture, with its windows in batches of the largest rung."""
-    windows = prepare(shown.rgb, bundle.plan(shown.rgb.shape[1], shown.rgb.shape[0]))
+    plan = bundle.plan(shown.rgb.shape[1], shown.rgb.shape[0])
+    windows = packed(prepare(shown.rgb, plan), pack_tiles(plan))
     full = np.resize(windows, (math.lcm(len(windows), bundle.session.ladder[-1]), *windows.shape[1:]))
 
     def seconds() -> float:

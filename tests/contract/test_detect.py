@@ -313,9 +313,9 @@ def test_metrics_count_what_was_asked(service: Service) -> None:
         1,
         1,
         1,
-        3,
+        4,
         1,
-    ]  # 5 windows: batches of 2, 2 and 1
+    ]  # the lower two of four tiles lie in one window; one more is the shrunk whole; a CPU takes one at a time
     assert value("flawscribe_budget_seconds") == pytest.approx(0.00625)
     assert value("flawscribe_queue_images") == 0
     assert 'flawscribe_model_info{model="probe",precision="float32",provider="cpu",version="1"}' in (
