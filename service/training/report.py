@@ -138,7 +138,7 @@ def _curve(history: History) -> str:
     )
     first, last = history.losses[0][1], history.losses[-1][1]
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="training curve">'
+        f'<svg viewBox="-6 0 {_WIDTH + 12} {_HEIGHT}" role="img" aria-label="training curve">'
         f'<polyline points="{points}" fill="none" stroke="#4a7fb5"/>{dots}</svg>'
         f"<p>Line: what is still to be learned (loss), {first:.3g} to {last:.3g} over {end} steps; it falls, then levels off. "
         "Dots: separation of painted flaws, 1 at the top. Still rising at the end: more steps.</p>"

@@ -112,14 +112,14 @@ def keep(page: Page, path: Path) -> None:
     whole(page)
     seen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     for colours in (256, 128, 64, 32):
-        seen.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+        seen.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             break
     page.context.close()
 
 
 def inspect(service: Service, browser: Browser, parts: Path, path: Path) -> None:
-    page = page_of(service, browser, "/")
+    page = page_of(service, browser, "/", height=800)
     chosen = [parts / "test" / kind / "001.png" for kind in ("black_thread", "good", "red_spot")]
     files: list[FilePayload] = [
         {"name": f"loom-3-{2231050 + number}.png", "mimeType": "image/png", "buffer": picture.read_bytes()}
@@ -200,7 +200,7 @@ def train(service: Service, browser: Browser, parts: Path, path: Path) -> None:
     with zipfile.ZipFile(archive, "w") as packed:
         for picture in sorted((metal / "train" / "good").glob("*.png")):
             packed.write(picture, picture.name)
-    page = page_of(service, browser, "/console/train", height=1000)
+    page = page_of(service, browser, "/console/train", height=780)
     page.get_by_label("Name of the model").fill("brushed-metal")
     page.get_by_label("Zip file").set_input_files(
         {"name": "good.zip", "mimeType": "application/zip", "buffer": archive.getvalue()}
