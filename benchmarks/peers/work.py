@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.decision.scale import picture_map
 from service.decision.verdict import judge
-from service.image.decode import decode
+from service.image.decode import decode_image
+from service.image.packing import pack_tiles, packed, unpacked
 from service.image.prepare import prepare
 from service.types import TilePlan, WindowMaps
 
@@ -31,15 +32,15 @@ def load() -> Bundle:
 
 def prepared(bundle: Bundle, data: bytes) -> Prepared:
     """A picture's windows, its plan, and what the quality gate says."""
-    rgb = decode(data, 10**9)
-    plan = bundle.plan(rgb.shape[1], rgb.shape[0])
-    return prepare(rgb, plan), plan, bundle.manifest.quality_gate.reasons(rgb)
+    image = decode_image(data, 10**9)
+    plan = bundle.plan(*image.size)
+    return packed(prepare(image, plan), pack_tiles(plan)), plan, bundle.manifest.quality_gate.reasons(image)
 
 
 def answer(bundle: Bundle, maps: WindowMaps, plan: TilePlan, reasons: tuple[str, ...]) -> dict[str, Any]:
     """The verdict as JSON."""
     manifest = bundle.manifest
-    mapped = picture_map(maps, plan, manifest.min_flaw_px, bundle.roi, manifest.border)
+    mapped = picture_map(unpacked(maps, pack_tiles(plan)), plan, manifest.min_flaw_px, bundle.roi, manifest.border)
     verdict = judge(mapped, bundle.thresholds, bundle.form.calibration_scores, reasons)
     return {"verdict": verdict.decision.value, "anomaly_score": verdict.score, "regions": len(verdict.regions)}
 
