@@ -25,7 +25,6 @@ def test_filters_find_and_the_address_keeps_them(site: Service, open_page: Opene
     assert page.get_by_label("Serial").input_value() == "A-2"
     assert "cover · L1 · A-2" in page.locator("#rows").inner_text()
     page.get_by_label("Verdict").select_option("undecidable")
-    page.keyboard.press("Enter")
     page.get_by_role("button", name="Show").click()
     page.locator("#empty").wait_for()
     page.get_by_role("button", name="Clear").click()
