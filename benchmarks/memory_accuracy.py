@@ -281,6 +281,15 @@ def judge(name: str, regions: str, flaws: Sequence[Flaw], missed: int, draws: in
     }
 
 
+def others(file: Path, heading: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `file` already tells of other sets, measured in the same way: sets may be measured one after another."""
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    if any(before.get(key) != value for key, value in heading.items() if key != "machine"):
+        return []
+    fresh = {(each["set"], each["regions"]) for each in results}
+    return [each for each in before["sets"] if (each["set"], each["regions"]) not in fresh]
+
+
 def main() -> None:
     """Print the figures; with --json, write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -312,14 +321,15 @@ def main() -> None:
             results.append(judge(name, regions, flaws, missed, options.draws))
             print(json.dumps(results[-1]), flush=True)
     if options.json is not None:
-        content = {
+        heading = {
             "machine": machine(),
             "teacher": options.teacher,
             "teacher_sha256": teacher.sha256[:12],
+            "making": MAKING,
             "half": options.half,
             "draws": options.draws,
-            "sets": results,
         }
+        content = {**heading, "sets": [*others(options.json, heading, results), *results]}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -20,11 +20,11 @@ Cells = NDArray[np.float16] | NDArray[np.float32]
 Box = tuple[int, int, int, int]
 Number = TypeVar("Number", bound=np.generic)
 
-MAKING = 2  # a descriptor's first number: those of another making are never compared
-FIGURES = 16
-PLANES = 128  # numbers that each half of the features is condensed to
-LENGTH = 1 + 2 * PLANES + FIGURES
-_FEATURE_WEIGHT = 2.0  # of each half, a vector of unit length
+MAKING = 3  # a descriptor's first number: those of another making are never compared
+FIGURES = 18
+PLANES = 128  # numbers that each third of the features is condensed to
+LENGTH = 1 + 3 * PLANES + FIGURES
+_FEATURE_WEIGHT = 1.6  # of each third, a vector of unit length
 _FIGURE_WEIGHT = 0.7
 _MOST_CELLS = 2_000
 _EIGHT = np.ones((3, 3), bool)
@@ -41,14 +41,16 @@ class Surface:
         self.spread = spread + 1e-3 * np.abs(cells).mean() + 1e-6
 
     def features(self, inside: Cells) -> Floats:
-        """float32 [2 * PLANES] of the features under a region, [n,C], n >= 1."""
+        """float32 [3 * PLANES] of the features under a region, [n,C], n >= 1: how they differ in the mean, how much whichever way,
+        and how they vary."""
         cells = thinned(inside).astype(np.float32)
         mean = cells.mean(axis=0)
         apart = (mean - self.mean) / self.spread
         spread = cells.std(axis=0, mean=mean[None])
         varied = np.log(spread + 0.05 * self.spread.mean())
-        halves = (apart, varied - varied.mean())
-        return np.concatenate([_FEATURE_WEIGHT * _condensed(_unit(half), place) for place, half in enumerate(halves)])
+        foreign = np.abs((cells - self.mean) / self.spread).mean(axis=0)
+        thirds = (apart, foreign, varied - varied.mean())
+        return np.concatenate([_FEATURE_WEIGHT * _condensed(_unit(third), place) for place, third in enumerate(thirds)])
 
 
 def case_descriptor(features: Floats, figures: Floats) -> Floats:
@@ -70,18 +72,18 @@ def _unit(values: Floats) -> Floats:
     return unit
 
 
-def _condensed(values: Floats, half: int) -> Floats:
+def _condensed(values: Floats, third: int) -> Floats:
     """float32 [PLANES]: sums under random signs, which keep distances to about a tenth (Achlioptas 2003). The signs are those of a
     hash, the same on every machine and release."""
     count = len(values) * PLANES
-    digest = hashlib.shake_256(b"flawscribe %d %d" % (MAKING, half)).digest(-(-count // 8))
+    digest = hashlib.shake_256(b"flawscribe %d %d" % (MAKING, third)).digest(-(-count // 8))
     signs = np.unpackbits(np.frombuffer(digest, np.uint8), count=count).reshape(len(values), PLANES)
     condensed: Floats = values @ ((2 * signs.astype(np.float32) - 1) / np.float32(np.sqrt(PLANES)))
     return condensed
 
 
 def region_figures(colours: Floats, inside: Mask, ring: Mask, box: Box, step: int, width: int, height: int) -> Floats:
-    """float32 [FIGURES]: shape, then colour, each about -2..2 on usual flaws.
+    """float32 [FIGURES]: shape and place, then colour, each about -2..2 on usual flaws.
 
     `colours`: L*a*b* [h,w,3] around the region, `inside` and `ring` bool [h,w]: its pixels and those around, all thinned by `step`.
     `box`: (x, y, w, h) of the region in the picture of `width` x `height` pixels.
@@ -108,7 +110,8 @@ def gradient(lightness: Floats) -> Floats:
 
 
 def _shape(inside: Mask, box: Box, step: int, width: int, height: int) -> tuple[float, ...]:
-    """Size in pixels and in shares of the picture, fill of the box, thickness, slenderness, parts, sides of the picture touched."""
+    """Size in pixels and in shares of the picture, fill of the box, thickness, slenderness, parts, sides of the picture
+    touched, and how far the nearest side lies across and down."""
     x, y, w, h = box
     area = float(inside.sum()) * step * step
     thickness = 2 * step * float(ndimage.distance_transform_edt(np.pad(inside, 1)).max())
@@ -123,6 +126,8 @@ def _shape(inside: Mask, box: Box, step: int, width: int, height: int) -> tuple[
         2 * np.log10(axes(inside)[2]) - 1,
         2 * np.log10(ndimage.label(inside, structure=_EIGHT)[1]),
         sides / 2 - 0.5,
+        1 - 4 * abs((x + w / 2) / width - 0.5),
+        1 - 4 * abs((y + h / 2) / height - 0.5),
     )
 
 

@@ -107,16 +107,19 @@ def vote(cases: Bank, query: Floats, most: int = _VOTERS) -> Vote:
     apart = np.maximum(cases.squares - 2 * (cases.rows @ query) + query @ query, 0)
     most = min(most, len(apart))
     nearest = np.argpartition(apart, most - 1)[:most]
-    nearest = nearest[np.lexsort((nearest, apart[nearest]))]
+    # as differences: the expansion above is not 0 for the very same flaw
+    distances = ((cases.rows[nearest] - query) ** 2).sum(axis=1)
+    order = np.lexsort((nearest, distances))
+    nearest, distances = nearest[order], distances[order]
     voters = nearest[:_VOTERS]
-    weights = 1 / (apart[voters].astype(np.float64) + 1e-6)
+    weights = 1 / (distances[:_VOTERS].astype(np.float64) + 1e-6)
     by_case = np.bincount(cases.labels[voters], weights, minlength=len(cases.means))
     known = cases.counts > 0
     to_means = ((cases.means - query) ** 2).sum(axis=1, dtype=np.float64)
     scaled = np.where(known, to_means / max(to_means[known].min(), 1e-6), np.inf)
     by_mean = np.exp(-4 * (scaled - 1))
     shares = by_case / by_case.sum() + by_mean / by_mean.sum()
-    return Vote(shares / 2, nearest, apart[nearest])
+    return Vote(shares / 2, nearest, distances)
 
 
 def _sums(rows: Floats, labels: Indices, count: int) -> Floats:
