@@ -134,6 +134,7 @@ def test_a_departed_client_leaves_the_queue(small: Service, pool: concurrent.fut
 def test_a_poisoned_picture_fails_alone(small: Service, pool: concurrent.futures.ThreadPoolExecutor) -> None:
     poisoned = grey_picture()
     poisoned[0, 0] = POISON
+    small.session.ladder = (1, 2)  # a CPU's own has no batch
     gate = Gate(small.session)
     first = pool.submit(ask, small)
     assert gate.entered.acquire(timeout=20)
