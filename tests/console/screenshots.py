@@ -119,7 +119,7 @@ def keep(page: Page, path: Path) -> None:
 
 
 def inspect(service: Service, browser: Browser, parts: Path, path: Path) -> None:
-    page = page_of(service, browser, "/", height=800)
+    page = page_of(service, browser, "/", height=960)
     chosen = [parts / "test" / kind / "001.png" for kind in ("black_thread", "good", "red_spot")]
     files: list[FilePayload] = [
         {"name": f"loom-3-{2231050 + number}.png", "mimeType": "image/png", "buffer": picture.read_bytes()}

@@ -26,7 +26,7 @@ function row(master, result) {
       result && !result.passed && el("b", { class: "wrong" }, ` ${text("check_wrong")}`)),
     cell("score", number(result?.score)),
     cell("change", change === null || change === undefined ? "–" : `${change > 0 ? "+" : ""}${(100 * change).toFixed(1)} %`),
-    cell("remove", may("admin") && el("button", { type: "button", class: "button quiet", "aria-label": text("master_remove_name", { name: master.name }), onclick: (event) => remove(master, event.currentTarget) }, text("master_remove"))),
+    cell("remove", may("admin") && el("button", { type: "button", class: "button quiet icon", "aria-label": text("master_remove_name", { name: master.name }), onclick: (event) => remove(master, event.currentTarget), title: text("master_remove") }, "✕")),
   );
 }
 

@@ -46,7 +46,9 @@ async function load({ more = false, anew = false } = {}) {
     records = inOrder([...told, ...records.filter((each) => stays(each) && isMeant(each))]);
     cursor = page.next_cursor;
   } catch (error) {
-    if (current()) show(at("trouble"), failure(error, () => load({ more, anew })));
+    if (!current()) return;
+    at("waiting").hidden = true;
+    show(at("trouble"), failure(error, () => load({ more, anew })));
     return;
   }
   at("waiting").hidden = true;
