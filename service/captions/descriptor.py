@@ -21,7 +21,7 @@ Box = tuple[int, int, int, int]
 Number = TypeVar("Number", bound=np.generic)
 
 MAKING = 3  # a descriptor's first number: those of another making are never compared
-FIGURES = 18
+FIGURES = 28
 PLANES = 128  # numbers that each third of the features is condensed to
 LENGTH = 1 + 3 * PLANES + FIGURES
 _FEATURE_WEIGHT = 1.6  # of each third, a vector of unit length
@@ -82,13 +82,17 @@ def _condensed(values: Floats, third: int) -> Floats:
     return condensed
 
 
-def region_figures(colours: Floats, inside: Mask, ring: Mask, box: Box, step: int, width: int, height: int) -> Floats:
-    """float32 [FIGURES]: shape and place, then colour, each about -2..2 on usual flaws.
+def region_figures(
+    colours: Floats, inside: Mask, ring: Mask, foreign: Mask, box: Box, step: int, width: int, height: int
+) -> Floats:
+    """float32 [FIGURES]: shape and place, then colour, then those of the foreign pixels, each about -2..2 on usual flaws.
 
-    `colours`: L*a*b* [h,w,3] around the region, `inside` and `ring` bool [h,w]: its pixels and those around, all thinned by `step`.
-    `box`: (x, y, w, h) of the region in the picture of `width` x `height` pixels.
+    `colours`: L*a*b* [h,w,3] around the region, `inside`, `ring` and `foreign` bool [h,w]: its pixels, those around, and those of
+    its pixels that look foreign there, all thinned by `step`. `box`: (x, y, w, h) of the region in the picture of `width` x
+    `height` pixels.
     """
-    return np.array((*_shape(inside, box, step, width, height), *_colour(colours, inside, ring)), np.float32)
+    region = (*_shape(inside, box, step, width, height), *_colour(colours, inside, ring))
+    return np.array((*region, *_foreign(colours, foreign, ring, step)), np.float32)
 
 
 def axes(mask: Mask) -> tuple[float, float, float]:
@@ -145,4 +149,22 @@ def _colour(colours: Floats, inside: Mask, ring: Mask) -> tuple[float, ...]:
         float(bright) / 12,
         4 * float(np.log10((lightness[inside].std() + 0.5) / (lightness[ring].std() + 0.5))),
         4 * float(np.log10((steep[inside].mean() + 0.1) / (steep[ring].mean() + 0.1))),
+    )
+
+
+def _foreign(colours: Floats, foreign: Mask, ring: Mask, step: int) -> tuple[float, ...]:
+    """Colour against the ring, and shape, of the flaw itself: a region is often ten times as wide (docs/decisions/0014)."""
+    around = np.median(colours[ring if ring.any() else foreign], axis=0)
+    dark, bright = np.percentile(colours[foreign, 0], (10, 90)) - around[0]
+    length, breadth, elongation = axes(foreign)
+    area = float(foreign.sum())
+    return (
+        *((np.median(colours[foreign], axis=0) - around) / (10, 15, 15)).tolist(),
+        float(dark) / 15,
+        float(bright) / 12,
+        2 * np.log10(elongation) - 1,
+        2 * min(1.0, area / (length * breadth)) - 1,
+        2 * np.log10(length * step) - 4,
+        2 * np.log10(breadth * step) - 3,
+        np.log10(area * step * step) - 3,
     )

@@ -94,7 +94,7 @@ def region_vector(rgb: Rgb, box: Box, mask: Mask, flawed: Mask | None = None) ->
     of `measure`."""
     colours, inside, ring, step = _surroundings(rgb, box, mask, flawed)
     height, width = rgb.shape[:2]
-    return region_figures(colours, inside, ring, box, step, width, height)
+    return region_figures(colours, inside, ring, _foreign(colours, inside, ring), box, step, width, height)
 
 
 def describe_region_figures(rgb: Rgb, mask: Mask, flawed: Mask | None = None) -> NDArray[np.float32]:
