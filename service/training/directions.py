@@ -32,7 +32,10 @@ def look_along(detector: Detector, count: int, seek: Selection, judge: Selection
     device = detector.mean.device.type
     with torch.autocast(device, torch.bfloat16):
         before = judge.score(detector)
-    detector.directions = discriminant(detector, seek.examples, count)
+    try:
+        detector.directions = discriminant(detector, seek.examples, count)
+    except ValueError as error:  # every painted flaw is smaller than a cell
+        return f"all {TEACHER_CHANNELS} features are used: {error}"
     with torch.autocast(device, torch.bfloat16):
         after = judge.score(detector)
     if after < before:

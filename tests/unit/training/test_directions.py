@@ -6,7 +6,7 @@ import torch
 
 from service.image.prepare import PrepareRecipe
 from service.samples.textures import random_texture
-from service.training.directions import discriminant
+from service.training.directions import discriminant, look_along
 from service.training.network import Detector, Pdn
 from service.training.select import Selection
 
@@ -60,3 +60,15 @@ def test_a_painted_and_an_untouched_picture_are_needed(detector: Detector, selec
     untouched = [example for example in selection.examples if example.mask is None]
     with pytest.raises(ValueError, match="no painted"):
         discriminant(detector, untouched, 32)
+
+
+def test_where_no_painted_flaw_covers_a_cell_all_channels_stay(detector: Detector) -> None:
+    picture = random_texture(np.random.default_rng(3), 224, 224)
+    seek = Selection([picture], RECIPE, global_map=False, min_flaw_px=8)
+    for example in seek.examples:
+        if example.mask is not None:
+            example.mask[:] = False
+            example.mask[112, 112] = True
+    judge = Selection([picture], RECIPE, global_map=False, min_flaw_px=8)
+    assert look_along(detector, 32, seek, judge).startswith("all 384 features are used: no painted cells")
+    assert detector.directions is None
