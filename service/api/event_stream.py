@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.events import Event, Stream, inspected, model_changed, reviewed
+from service.api.models import no_query
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.errors import FlawscribeError, InvalidParameter
@@ -30,6 +31,7 @@ _LAST_WORDS_S = 1.0
 @router.get(
     "/events",
     summary="What happens, live: inspections, words, reviews, changes of models",
+    dependencies=[Depends(no_query)],
     response_class=Response,
     responses={200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}},
 )

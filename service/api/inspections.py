@@ -9,12 +9,13 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api import schemas
 from service.api.events import reviewed
 from service.api.judging import deadline_of
+from service.api.models import no_query
 from service.api.recording import once, records_of, replayed
 from service.api.state import ServiceState, require
 from service.api.wire import read_body
@@ -113,7 +114,11 @@ async def list_as_table(request: Request, query: Annotated[FilterQuery, Query()]
     return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
-@router.get("/inspections/{inspection_id}", summary="One inspection, with its words and reviews")
+@router.get(
+    "/inspections/{inspection_id}",
+    summary="One inspection, with its words and reviews",
+    dependencies=[Depends(no_query)],
+)
 async def show_inspection(request: Request, inspection_id: str) -> schemas.RecordedInspection:
     """`status` is `pending` while words asked for by `Prefer: respond-async` are still to come."""
     state = require(request, "detect", "review")
@@ -144,6 +149,7 @@ _REVIEW_BODY = {"required": True, "content": {"application/json": {"schema": Rev
     summary="Say whether a verdict was right, and what the flaw is",
     status_code=201,
     response_model=schemas.ReviewAnswer,
+    dependencies=[Depends(no_query)],
     openapi_extra={"requestBody": _REVIEW_BODY},
 )
 async def review(request: Request, inspection_id: str) -> Response:

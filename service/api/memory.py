@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api import schemas
+from service.api.models import no_query
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.captions.captioner import Captioner
@@ -21,7 +24,19 @@ router = APIRouter(tags=["records"])
 _MOST_SIMILAR = 6
 
 
-@router.get("/inspections/{inspection_id}/similar", summary="Reviewed past flaws that look like this one's")
+class LabelsQuery(BaseModel):
+    """Query parameters; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    product: str = Field(max_length=200)
+
+
+@router.get(
+    "/inspections/{inspection_id}/similar",
+    summary="Reviewed past flaws that look like this one's",
+    dependencies=[Depends(no_query)],
+)
 async def show_similar(request: Request, inspection_id: str) -> schemas.Similar:
     """Of its strongest region, nearest first, with what people said caused them and was done. Asked of the memory as it is
     now, also where no words were asked for."""
@@ -48,10 +63,11 @@ async def show_similar(request: Request, inspection_id: str) -> schemas.Similar:
 
 
 @router.get("/labels", summary="The labels of a product's flaws")
-def list_labels(request: Request, product: str = Query(max_length=200)) -> schemas.Labels:
+def list_labels(request: Request, query: Annotated[LabelsQuery, Query()]) -> schemas.Labels:
     """Those of its card, then those that reviews have added."""
     state = require(request, "review")
     records: Records = records_of(state)
+    product = query.product
     words = taxonomy(_captioner(state).products.card(product), records.accepted(product)).words
     labels = [schemas.Label(label=label, words=text) for label, text in words.items() if label != UNKNOWN]
     return schemas.Labels(product=product, labels=labels)

@@ -19,6 +19,7 @@ import numpy as np
 
 from service.background import step_behind
 from service.bundle.load import Bundle, EngineOptions, load_bundle
+from service.engine.session import Provider, has_cuda
 from service.errors import FlawscribeError
 from service.inspector import Inspector, Picture
 from service.metrics import Metrics
@@ -83,10 +84,12 @@ def _tell(document: dict[str, Any]) -> None:
 
 
 def main(task: Task) -> int:
-    """Load, say so, then judge until no more comes. On the CPU: a device that answers clients is left alone."""
+    """Load, say so, then judge until no more comes. On the CPU: a device that answers clients is left alone; else in the form
+    that the service takes too, whose thresholds are the ones to compare."""
     step_behind(task.cores, task.niceness)
+    provider: Provider = "cpu" if has_cuda() else "auto"
     try:
-        bundle = load_bundle(Path(task.folder), EngineOptions(provider="cpu", threads=task.cores))
+        bundle = load_bundle(Path(task.folder), EngineOptions(provider=provider, threads=task.cores))
     except FlawscribeError as error:
         _tell({"refused": error.detail})
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from playwright.sync_api import expect
@@ -58,7 +59,7 @@ def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_
     dialog.get_by_text("Verdict right", exact=True).wait_for()
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#rows")).to_contain_text("scratch")
-    assert "#" not in page.url
+    expect(page).not_to_have_url(re.compile("#"))
 
 
 def test_the_csv_has_the_rows_shown(site: Service, open_page: Opener) -> None:

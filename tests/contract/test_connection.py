@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from http.client import HTTPResponse
@@ -162,6 +163,18 @@ def test_head_answers_as_get_without_the_body(service: Service, peer: socket.soc
     assert events.status == 200
     assert answered(peer, request())[0].status == 200
     wait_until(lambda: "flawscribe_event_streams 0.0" in service.client.get("/metrics").text)
+
+
+def test_no_operation_ignores_a_query_parameter_that_it_does_not_know(service: Service) -> None:
+    paths = service.client.get("/openapi.json").json()["paths"]
+    asked = 0
+    for path, operations in paths.items():
+        if path not in ("/healthz", "/readyz", "/metrics"):  # probes and scrapers are answered whatever they ask
+            for method in operations:
+                answer = service.client.request(method, re.sub(r"{[a-z_:]+}", "probe", path) + "?unmeant=1")
+                assert (answer.status_code, "unmeant" in answer.text) == (422, True), (method, path)
+                asked += 1
+    assert asked > 30
 
 
 def test_a_path_has_one_spelling_and_nobody_is_sent_elsewhere(service: Service) -> None:

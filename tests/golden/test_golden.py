@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,37 +17,57 @@ from service.decision.scale import picture_map
 from service.engine.session import open_session
 from service.image.decode import decode
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
+from service.samples import render
+from service.training.directions import discriminant
 from service.training.export import measure_parity, round_to_half, store_as_half, to_onnx
-from service.training.network import Autoencoder, Detector, Pdn
-from service.training.select import run_torch
+from service.training.features import FeatureBank
+from service.training.network import Detector
+from service.training.penalty import PenaltyImages
+from service.training.recipes import recipe_named
+from service.training.select import Selection, run_torch
+from service.training.teacher import load_teacher
+from service.training.train import Trainer
+from service.types import Border
 from tests.contract.serving import Service, running
 from tests.networks import write_bundle
 
 RECIPE = PrepareRecipe(rule="scale", value=0.42)
 MIN_FLAW = 6.0
+STEPS = 20
 
 
 @dataclass(frozen=True)
 class Three:
     detector: Detector
+    border: Border
+    losses: list[float]
     bundle: Bundle
     service: Service
 
+    def torch_score(self, rgb: np.ndarray) -> float:
+        plan = plan_tiles(rgb.shape[1], rgb.shape[0], RECIPE, global_map=True)
+        return picture_map(run_torch(self.detector, prepare(rgb, plan)), plan, MIN_FLAW, None, self.border).score
+
+
+def fabric(seed: int, flaw: str | None = None) -> np.ndarray:
+    """A part in one window."""
+    return render("polka-dot", np.random.default_rng(seed), flaw).image[120:600, 300:780]
+
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    """An untrained detector whose maps have the spread of a trained one's, as torch, bundle and service."""
-    torch.manual_seed(3)
-    detector = Detector(Pdn("small"), Pdn("small", 768), Autoencoder()).eval()
-    with torch.no_grad():
-        detector.directions = torch.linalg.qr(torch.randn(384, 32)).Q.T.contiguous() * 3
-        sample = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
-        raw = run_torch(detector, sample)
-        assert raw.logical is not None
-        for index, part in enumerate((raw.structural, raw.logical)):
-            detector.q_a[index], detector.q_b[index] = float(part.min()), float(part.max())
-    round_to_half(detector, whitened=False)
+def three(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Three]:
+    """A detector as a training makes it, though of few steps, as torch, bundle and service."""
     folder = tmp_path_factory.mktemp("golden")
+    teacher = load_teacher("pdn-small", root / "models" / "teachers")
+    pictures = [fabric(seed) for seed in range(4)]
+    selection = Selection([fabric(4)], RECIPE, global_map=True, min_flaw_px=MIN_FLAW, flaws_each=3)
+    recipe = replace(recipe_named("default", 4), steps=STEPS, batch=1, warm_up=2)
+    bank = FeatureBank(pictures, RECIPE, teacher.network)
+    trainer = Trainer(teacher.network, bank, PenaltyImages(None), selection, recipe, global_map=True)
+    detector = trainer.run(folder / "checkpoint.pt")
+    round_to_half(detector, whitened=False)
+    detector.directions = discriminant(detector, selection.examples, 64)
+    selection.score(detector)  # sets the quantiles, for the rounded weights
     target = write_bundle(folder, "probe", 1, global_map=True)
     data = store_as_half(to_onnx(detector))
     (target / "model.onnx").write_bytes(data)
@@ -57,24 +77,27 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
     shown = decode((target / "golden" / "0.png").read_bytes(), 10**8)
     plan = plan_tiles(shown.shape[1], shown.shape[0], RECIPE, global_map=True)
     session = open_session(data, form="float32", provider="cpu")
-    score = picture_map(session.run(prepare(shown, plan)), plan, MIN_FLAW).score
+    score = picture_map(session.run(prepare(shown, plan)), plan, MIN_FLAW, None, selection.border).score
     changed = manifest.model_copy(
         update={
             "files": digest(files),
             "prepare": RECIPE,
+            "border": selection.border,
             "min_flaw_px": MIN_FLAW,
             "golden": (Golden(file="golden/0.png", scores={"float32": score}),),
             "forms": {"float32": form},
         }
     )
     (target / "manifest.json").write_text(manifest_text(changed))
+    losses = [loss for _, loss in trainer.history.losses]
     with running(folder) as service:
-        yield Three(detector, load_bundle(target, EngineOptions(provider="cpu")), service)
+        bundle = load_bundle(target, EngineOptions(provider="cpu"))
+        yield Three(detector, selection.border, losses, bundle, service)
 
 
-def torch_score(detector: Detector, rgb: np.ndarray) -> float:
-    plan = plan_tiles(rgb.shape[1], rgb.shape[0], RECIPE, global_map=True)
-    return picture_map(run_torch(detector, prepare(rgb, plan)), plan, MIN_FLAW).score
+def test_the_network_has_learned(three: Three) -> None:
+    assert np.mean(three.losses[-4:]) < 0.75 * np.mean(three.losses[:4])
+    assert three.torch_score(fabric(23, "black_thread")) > three.torch_score(fabric(23))
 
 
 def real_pictures(datasets: Path, count: int) -> list[Path]:
@@ -105,7 +128,7 @@ def test_torch_onnx_and_served_scores_agree_on_real_pictures(three: Three, datas
         rgb = decode(data, 10**8)
         answer = three.service.client.post("/detect", content=data, headers={"content-type": _type(path)})
         served = answer.json()["results"][0]["anomaly_score"]
-        scores.append((torch_score(three.detector, rgb), three.bundle.anomaly_map(rgb).score, served))
+        scores.append((three.torch_score(rgb), three.bundle.anomaly_map(rgb).score, served))
     expected, onnx, served_scores = np.array(scores).T
     assert expected.std() > 0.01
     unit = np.maximum(np.abs(expected), 0.1)  # the scale's unit, for scores near zero

@@ -26,8 +26,13 @@ export function toast(message, { failed = false } = {}) {
   setTimeout(() => line.remove(), failed ? 12000 : 5000);
 }
 
-// where the pages do not all fit, the one that is open is in view
-document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+// Where the pages do not all fit, the one that is open is in view. By hand: after scrollIntoView Tab would start from there.
+const opened = document.querySelector(".pages [aria-current]");
+if (opened) {
+  const pages = opened.closest(".pages");
+  const [inner, outer] = [opened, pages].map((each) => each.getBoundingClientRect());
+  pages.scrollLeft += (inner.left + inner.right - outer.left - outer.right) / 2;
+}
 
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;

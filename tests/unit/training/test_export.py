@@ -36,9 +36,8 @@ def test_the_served_network_answers_like_the_detector(detector: Detector) -> Non
 
 
 def test_weights_stored_as_half_are_the_same_numbers(detector: Detector) -> None:
-    plain, stored = (
-        onnx.load_model_from_string(model) for model in (to_onnx(detector), store_as_half(to_onnx(detector)))
-    )
+    exported = to_onnx(detector)
+    plain, stored = (onnx.load_model_from_string(model) for model in (exported, store_as_half(exported)))
     kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored.graph.initializer}
     halved = 0
     for tensor in plain.graph.initializer:
