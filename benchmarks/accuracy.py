@@ -82,7 +82,7 @@ def run(name: str, seed: int, teacher: str, keep: Path | None, say: Callable[[st
         )
         bundle_dir = build(settings, say)
         seconds = time.monotonic() - started
-        bundle = load_bundle(bundle_dir, EngineOptions(provider="cpu"))
+        bundle = load_bundle(bundle_dir, EngineOptions())
         result = evaluate(bundle, score_all(bundle, find_test_images(data)))
         return {
             "set": name.partition(":")[0],
