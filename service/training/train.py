@@ -165,7 +165,7 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         self.detector.eval()
-        with torch.autocast(self.device.type, torch.bfloat16):  # as the steps; a ranking does not feel it
+        with torch.autocast(self.device.type, torch.bfloat16):  # as the steps; build() sets the quantiles anew
             score = self.selection.score(self.detector)
         self.history.scores.append((step, score))
         if self.best is None or score >= self.best[0]:
