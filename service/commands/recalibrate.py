@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -35,10 +34,12 @@ def recalibrate(
     """
     from service.bundle.recalibrate import LEAST_PARTS, recalibrated  # noqa: PLC0415 - the database is loaded only here
     from service.records.good_parts import GoodParts, read_good_parts  # noqa: PLC0415
+    from service.records.report.scope import moment_of  # noqa: PLC0415
 
     if false_reject_rate is not None and not 0 < false_reject_rate < 0.5:
         raise BadRequest("--false-reject-rate must be above 0 and below 0.5")
-    first, last = _moment("--from", since), _moment("--to", until)
+    first = moment_of("--from", since) if since else None
+    last = moment_of("--to", until) if until else None
     with recorded(name, version) as found:
         wanted = (found.form(form),) if form is not None else tuple(found.manifest.forms)
         seen: dict[FormName, GoodParts] = {}
@@ -92,15 +93,6 @@ def _escapes(found: Recorded, form: FormName, threshold: float) -> str:
         return "  no flawed picture was reviewed: how many would pass is unknown"
     interval = f"95 %: {rate.low:.1%} to {rate.high:.1%}"
     return f"  {rate.count} of {rate.total} reviewed flawed pictures would not be rejected ({interval})"
-
-
-def _moment(name: str, text: str | None) -> datetime | None:
-    """ISO 8601; UTC unless it says otherwise. Raises BadRequest."""
-    try:
-        moment = None if text is None else datetime.fromisoformat(text)
-    except ValueError as error:
-        raise BadRequest(f"{name} must be an ISO 8601 date or time such as 2026-03-09, not {text!r}") from error
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 def register(app: typer.Typer) -> None:

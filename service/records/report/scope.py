@@ -15,8 +15,8 @@ def read_scope(
 ) -> Scope:
     """The scope from ISO 8601 texts: a date (its midnight) or a date with time; without an offset it is UTC. By default
     the 24 hours before `end`, which is `now` (aware) by default. Raises InvalidParameter."""
-    until = _moment("to", end) if end else now.astimezone(UTC)
-    since = _moment("from", start) if start else _before(until)
+    until = moment_of("to", end) if end else now.astimezone(UTC)
+    since = moment_of("from", start) if start else _before(until)
     if since >= until:
         raise InvalidParameter(
             f"a report's span must begin before it ends: from {since.isoformat()} to {until.isoformat()}"
@@ -24,7 +24,8 @@ def read_scope(
     return Scope(since, until, product or None, lot or None)
 
 
-def _moment(name: str, text: str) -> datetime:
+def moment_of(name: str, text: str) -> datetime:
+    """An ISO 8601 date (its midnight) or date with time, in UTC unless it says otherwise. Raises InvalidParameter naming `name`."""
     try:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
