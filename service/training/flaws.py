@@ -12,14 +12,20 @@ from scipy import ndimage
 from service.samples.textures import fractal_noise
 
 Rgb = NDArray[np.float32]
+_GREY = 4  # most difference between the channels of a grey picture that has been through JPEG
 Mask = NDArray[np.float32]  # [H,W] opacity, 0..1
 
 
 def paint_flaw(picture: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A copy of `picture` uint8 [H,W,3] with one flaw of a random kind, and its mask bool [H,W] (never empty)."""
+    """A copy of `picture` uint8 [H,W,3] with one flaw of a random kind, and its mask bool [H,W] (never empty).
+
+    A grey picture stays grey: colour would give every flaw away, and choices made by it would look for colour alone.
+    """
     ground = picture.astype(np.float32)
     maker = _KINDS[int(rng.integers(len(_KINDS)))]
     changed, opacity = maker(ground, rng)
+    if np.ptp(picture, axis=2).max() <= _GREY:
+        changed = np.repeat(changed.mean(axis=2, keepdims=True), 3, axis=2)
     mixed = ground * (1 - opacity[..., None]) + changed * opacity[..., None]
     mask = opacity > 0.25
     if not mask.any():

@@ -88,6 +88,19 @@ def test_painted_flaws_change_the_picture_within_their_mask() -> None:
         assert changed[~mask].mean() < changed[mask].mean() or changed.max() == 0
 
 
+def test_flaws_on_a_grey_picture_are_grey_and_on_a_coloured_one_coloured() -> None:
+    """Colour would give away every flaw of a grey product, and hide which features tell a real one."""
+    grey = np.repeat(RNG.integers(60, 200, (90, 120, 1), dtype=np.uint8), 3, axis=2)
+    coloured = grey.copy()
+    coloured[..., 0] //= 2
+    for seed in range(40):
+        painted, mask = paint_flaw(grey, np.random.default_rng(seed))
+        assert np.ptp(painted, axis=2).max() == 0
+        assert (painted != grey)[mask].any()
+    shift = [paint_flaw(coloured, np.random.default_rng(seed))[0].astype(int) - coloured for seed in range(40)]
+    assert sum(np.ptp(each, axis=2).max() > 0 for each in shift) > 30
+
+
 def test_penalty_images_are_general_pictures(tmp_path: Path) -> None:
     generated = PenaltyImages(None).draw(np.random.default_rng(0), 2, 128)
     assert generated.shape == (2, 128, 128, 3)
