@@ -5,17 +5,23 @@ nearest neighbour there. Image AUROC by three scores (mean of the ten highest ce
 peak over the map's median), pixel AUROC, and image AUROC per flaw. `--part validation` judges by flaws painted on held-out
 normals and is what choices are made by; `--part test` reports on the real flaws.
 
-    python benchmarks/teacher_probe.py random pdn-small /tmp/run/small.pt --part validation
+    python -m benchmarks.teacher_probe random pdn-small descriptor /tmp/run/small.pt --part validation
+
+`descriptor` is no network: features made by hand (benchmarks/descriptor.py), as a yardstick.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import csv
+import functools
 import json
 import platform
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,8 +32,10 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
+from benchmarks.descriptor import describe
 from service.image.decode import decode
 from service.image.prepare import CONTEXT, STRIDE, PrepareRecipe, resize, working_size
+from service.samples import KINDS, write_dataset
 from service.training.flaws import paint_flaw
 from service.training.metrics import auroc
 from service.training.network import Pdn, normalise
@@ -42,6 +50,7 @@ _RECIPES = {
 _OBJECT = PrepareRecipe(value=256)
 _BANK = 5_000
 _COMPONENTS = 128
+Features = Callable[[Tensor], Tensor]  # uint8 [1,H,W,3] -> float [1,C,H/4-8,W/4-8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ def files_of(name: str, most: int, rng: np.random.Generator) -> tuple[list[Path]
             if use == "test"
         ]
     else:
-        root = DATASETS / name
+        root = _generated(name) if name in KINDS else DATASETS / name
         train = sorted((root / "train" / "good").iterdir())
         test = [
             (path.parent.name, path, root / "ground_truth" / path.parent.name / f"{path.stem}_mask.png")
@@ -97,6 +106,15 @@ def files_of(name: str, most: int, rng: np.random.Generator) -> tuple[list[Path]
         chosen += [of_kind[int(index)] for index in sorted(rng.permutation(len(of_kind))[:limit])]
     order = rng.permutation(len(train))
     return [train[int(index)] for index in order], [(k, p, m if m.exists() else None) for k, p, m in chosen]
+
+
+@functools.cache
+def _generated(kind: str) -> Path:
+    """A folder of generated parts, of a batch that no other benchmark uses; kept until the program ends."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_dataset(kind, folder, good=60, seed=77, flawed=12)
+    return folder
 
 
 def read(path: Path, mask_file: Path | None, flaw: str, recipe: PrepareRecipe) -> Picture:
@@ -130,12 +148,11 @@ def pictures_of(name: str, part: str, most: int, seed: int) -> tuple[list[Pictur
 
 
 @torch.no_grad()
-def features(teacher: Pdn, rgb: NDArray[np.uint8]) -> Tensor:
-    """float32 [h/4, w/4, 384] of a picture uint8 [h,w,3]: one fully convolutional pass with 16 px of context."""
+def features(teacher: Features, rgb: NDArray[np.uint8]) -> Tensor:
+    """float32 [h/4, w/4, channels] of a picture uint8 [h,w,3]: one fully convolutional pass with 16 px of context."""
     rest = [(-side) % STRIDE for side in rgb.shape[:2]]
     canvas = np.pad(rgb, ((CONTEXT, CONTEXT + rest[0]), (CONTEXT, CONTEXT + rest[1]), (0, 0)), mode="reflect")
-    with torch.autocast("cpu", torch.bfloat16):
-        found: Tensor = teacher(normalise(torch.from_numpy(canvas[None])))
+    found: Tensor = teacher(torch.from_numpy(canvas[None]))
     return found[0].float().permute(1, 2, 0)
 
 
@@ -171,7 +188,7 @@ class Bank:
         return np.asarray((nearest + query.square().sum(dim=1)).reshape(height, width).numpy(), np.float32)
 
 
-def judge(teacher: Pdn, label: str, name: str, part: str, most: int, seed: int) -> Row:
+def judge(teacher: Features, label: str, name: str, part: str, most: int, seed: int) -> Row:
     """One teacher on one set."""
     began = time.perf_counter()
     normals, judged = pictures_of(name, part, most, seed)
@@ -212,12 +229,26 @@ def _pixel_auroc(judged: Sequence[Picture], maps: Sequence[NDArray[np.float32]])
     return round(auroc(np.concatenate(scores), mask), 4) if mask.any() else None
 
 
-def teacher_named(spec: str) -> Pdn:
-    """`random` (orthogonal weights), a checkpoint `*.pt` of a pre-training run, or a teacher's name or weights file."""
+def teacher_named(spec: str) -> Features:
+    """`descriptor`, `random` (orthogonal weights), a checkpoint `*.pt` of a pre-training run, or a teacher's name or file."""
+    if spec == "descriptor":
+        return describe
     if spec.endswith(".pt"):
-        return teacher_of(Path(spec))
-    if spec != "random":
-        return load_teacher(spec).network
+        network = teacher_of(Path(spec))
+    elif spec == "random":
+        network = _random()
+    else:
+        network = load_teacher(spec).network
+
+    def of_network(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            found: Tensor = network(normalise(images))
+        return found
+
+    return of_network
+
+
+def _random() -> Pdn:
     torch.manual_seed(0)
     network = Pdn("small")
     for module in network.modules():
@@ -239,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teachers", nargs="+")
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--sets", nargs="+", choices=(*SETS, *KINDS), default=SETS)
     parser.add_argument(
         "--most", type=int, default=100, help="pictures of a kind and set (flawed: half of that a flaw)"
     )
