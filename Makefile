@@ -13,7 +13,7 @@ TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
 .PHONY: help serve dev test lint format openapi example lock clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | sed 's/$$(PORT)/$(PORT)/' | expand -t 18
 
 serve: $(VENV)/.serve ## serve the bundled model on http://127.0.0.1:$(PORT)
 	@exec $(BIN)/flawscribe serve --host $(HOST) --port $(PORT)
