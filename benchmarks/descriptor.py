@@ -3,8 +3,7 @@
 Flaws show as energy of some scale and direction where normal parts have none. So the description is made of the local
 energies of complex Gabor filters (three scales, eight directions; of the colour differences too), of bright and dark blobs,
 and of local means; energies as their logarithm, so that exposure adds and does not multiply. That is the first order of
-a scattering transform (Bruna and Mallat, IEEE TPAMI 2013). Filters are smooth and averages wide, so that
-neighbouring places of one texture are described alike, which random or briefly trained features do not do.
+a scattering transform (Bruna and Mallat, IEEE TPAMI 2013).
 It is a yardstick for teachers in benchmarks/teacher_probe.py (docs/decisions/0019); no bundle is trained with it.
 """
 
@@ -18,19 +17,21 @@ from torch.nn import functional
 
 from service.image.prepare import STRIDE
 
-CONTEXT = 16  # px that a cell sees on each side of its middle, as a PDN's receptive field of 33 px
-CHANNELS = 82
+CONTEXT = 16  # px without cells on each side, as a PDN has; the widest blobs see 30 px around a cell, a PDN 16
 _SCALES = (0.8, 1.5, 3.0)  # px: standard deviation of the Gabor filters' envelope
 _DIRECTIONS = 8
 _FINE, _COARSE = (1.2, 4), (3.0, 8)  # standard deviation and radius of the averages, px
 _BLOBS = (1.0, 2.0, 4.0)  # px
 _MEANS = (2.0, 4.0)  # px
-_FLOOR = 0.02  # about the energy of an 8-bit picture's noise
+_FLOOR = 0.02  # fainter energies hardly count
 
 
 @torch.no_grad()
 def describe(images: Tensor) -> Tensor:
-    """uint8 [N,H,W,3] RGB -> float32 [N,82,H//4-8,W//4-8], on the cells of a PDN (H and W multiples of 4)."""
+    """uint8 [N,H,W,3] RGB -> float32 [N,82,H//4-8,W//4-8], on the cells of a PDN (H and W multiples of 4).
+
+    What lies beyond the picture is its reflection.
+    """
     light = 2 * (images.permute(0, 3, 1, 2).float() / 255).sqrt()  # noise of photographs is about even after the root
     red, green, blue = (light[:, index : index + 1] for index in range(3))
     grey = light.mean(dim=1, keepdim=True)
