@@ -24,6 +24,7 @@ from service.bundle.store import EngineOptions, load_bundle
 from service.samples import KINDS, write_dataset
 from service.training.build import BuildSettings, build
 from service.training.evaluate import evaluate, find_test_images, score_all
+from service.training.teacher import AUTO
 
 RESULTS = Path("benchmarks/results/accuracy.json")
 PAGE = Path("docs/accuracy.md")
@@ -159,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=[*KINDS, *REAL, *TILES], choices=[*KINDS, *REAL, *TILES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--teacher", default="pdn-small")
+    parser.add_argument("--teacher", default=AUTO)
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep data, bundles and runs there, to look at mistakes"
     )
@@ -167,8 +168,9 @@ def main() -> None:
     options = parser.parse_args()
     for name in () if options.tables else options.sets:
         for seed in options.seeds:
-            wanted = (name.partition(":")[0], name.partition(":")[2] or "given", seed, options.teacher)
-            if any((row["set"], row["split"], row["seed"], row["teacher"]) == wanted for row in kept_rows()["rows"]):
+            wanted = (name.partition(":")[0], name.partition(":")[2] or "given", seed)
+            same = [row for row in kept_rows()["rows"] if (row["set"], row["split"], row["seed"]) == wanted]
+            if any(options.teacher in (AUTO, row["teacher"]) for row in same):
                 continue
             row = run(name, seed, options.teacher, options.keep, lambda text: print(text, flush=True))
             print(row, flush=True)

@@ -1,4 +1,4 @@
-"""flawscribe teacher import | pretrain | list"""
+"""flawscribe teacher import | pretrain | energies | list"""
 
 from __future__ import annotations
 
@@ -83,6 +83,34 @@ def learn(
         pretrain(settings, checkpoint, show)
     if name:
         typer.echo(f"{export_teacher(checkpoint, name, directory, {'data': data})} written")
+
+
+@teachers.command("energies")
+def make_by_hand(
+    folder: Annotated[list[Path], typer.Option(help="Searched for pictures of any kind; may be repeated.")],
+    name: Annotated[str, typer.Option(help="Name to train with: --teacher NAME.")],
+    generated: Annotated[int, typer.Option(min=0, help="Generated textures added to the pictures.")] = 1500,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same crops.")] = 0,
+    data: Annotated[str, typer.Option(help="The pictures and their licences, for the card.")] = "",
+    directory: Annotated[Path, typer.Option(help="Folder of teachers.")] = _DIRECTORY,
+) -> None:
+    """Make a teacher of local energies, whose filters are set and not learned: a minute. Example:
+
+    flawscribe teacher energies --folder photos --name own-energies --data "our photos"
+    """
+    require_torch()
+    from service.training.energies import whitened_on  # noqa: PLC0415
+    from service.training.teacher import save_teacher  # noqa: PLC0415
+    from service.training.teacher_views import load_pictures  # noqa: PLC0415
+
+    network = whitened_on(load_pictures([str(each) for each in folder], generated, seed), seed)
+    recipe = {
+        "method": "local energies of Gabor filters, blobs and means, whitened on the pictures (service/training/energies.py)",
+        "folders": [each.name for each in folder],
+        "generated": generated,
+        "seed": seed,
+    }
+    typer.echo(f"{save_teacher(network, name, directory, {'recipe': recipe, 'data': data})} written")
 
 
 def register(app: typer.Typer) -> None:

@@ -33,7 +33,9 @@ def require_torch() -> None:
 def train(
     data: Annotated[Path, typer.Option(help="Folder of images of good parts, or an MVTec-like tree.")],
     name: Annotated[str, typer.Option(help="Name of the model; a further training is its next version.")],
-    teacher: Annotated[str, typer.Option(help="Teacher in models/teachers/.")] = "pdn-small",
+    teacher: Annotated[
+        str, typer.Option(help="Teacher in models/teachers/; auto: the small one that suits the product.")
+    ] = "auto",
     recipe: Annotated[str, typer.Option(help="default, paper (70,000 steps) or matlab.")] = "default",
     steps: Annotated[int | None, typer.Option(min=20, help="Steps in place of the recipe's own.")] = None,
     minutes: Annotated[

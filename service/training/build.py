@@ -51,12 +51,13 @@ from service.training.forms import (
     shrunk,
     varied,
 )
+from service.training.neighbours import choose_teacher
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
 from service.training.recipes import recipe_named
 from service.training.report import Report, write_report
 from service.training.select import Selection
-from service.training.teacher import load_teacher
+from service.training.teacher import AUTO, load_teacher
 from service.training.train import Evaluated, History, Progress, Trainer
 
 Picture = NDArray[np.uint8]
@@ -64,7 +65,7 @@ Say = Callable[[str], None]
 Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
 _SEEK_WINDOWS = 120  # of painted and untouched pictures in which the directions of flaws are sought
-_JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a form is kept or dropped
+_JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a teacher is chosen and a form kept or dropped
 _RUN = "run.json"
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
 _FASTEST_FIRST: tuple[FormName, ...] = ("int8-openvino", "bf16", "int8", "float32")
@@ -79,7 +80,7 @@ class BuildSettings:
     name: str
     models_dir: Path
     runs_dir: Path
-    teacher: str = "pdn-small"
+    teacher: str = AUTO
     teachers_dir: Path = Path("models/teachers")
     recipe: str = "default"
     steps: int | None = None
@@ -113,21 +114,19 @@ def build(
     """
     started = time.monotonic()
     splits = split_folder(settings.data, settings.group_by, settings.seed)
-    teacher = load_teacher(settings.teacher, settings.teachers_dir)
+    teacher = None if settings.teacher == AUTO else load_teacher(settings.teacher, settings.teachers_dir)
     product = _product(settings, splits)
     _announce(splits, product, say)
     scale = decoding_scale((*splits.train, *splits.validation, *splits.calibration), product.recipe)
     smallest = product.min_flaw_px
     product = replace(product, min_flaw_px=smallest / scale)  # in px of the pictures as they are decoded
-    pictures = load_pictures(splits.train, scale)
-    held_out = load_pictures(splits.validation, scale)
-    calibration = load_pictures(splits.calibration, scale)
+    pictures, held_out, calibration = (
+        load_pictures(images, scale) for images in (splits.train, splits.validation, splits.calibration)
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_named(settings.recipe, len(pictures))
     if settings.steps is not None:
         recipe = replace(recipe, steps=settings.steps)
-    say(f"preparing {len(pictures)} pictures on the {device.type.upper()} (teacher {teacher.name})")
-    bank = FeatureBank(pictures, product.recipe, teacher.network.to(device))
     chooser = Selection(
         held_out,
         product.recipe,
@@ -135,6 +134,19 @@ def build(
         min_flaw_px=product.min_flaw_px,
         seed=settings.seed,
     )
+    judge = Selection(
+        held_out,
+        product.recipe,
+        global_map=product.global_map,
+        min_flaw_px=product.min_flaw_px,
+        seed=settings.seed + 1,
+        flaws_each=5,
+        window_limit=_JUDGE_WINDOWS,
+    )
+    teacher = teacher or choose_teacher(settings.teachers_dir, pictures, product.recipe, judge.examples, device, say)
+    settings = replace(settings, teacher=teacher.name)
+    say(f"preparing {len(pictures)} pictures on the {device.type.upper()} (teacher {teacher.name})")
+    bank = FeatureBank(pictures, product.recipe, teacher.network.to(device))
     trainer = Trainer(
         teacher.network,
         bank,
@@ -150,15 +162,6 @@ def build(
     say("learned; now making the forms that serve, and setting thresholds: some minutes")
     detector = detector.cpu()
     round_to_half(detector, whitened=recipe.directions is None)
-    judge = Selection(
-        held_out,
-        product.recipe,
-        global_map=product.global_map,
-        min_flaw_px=product.min_flaw_px,
-        seed=settings.seed + 1,
-        flaws_each=5,
-        window_limit=_JUDGE_WINDOWS,
-    )
     if recipe.directions is not None:
         seek = Selection(
             held_out,

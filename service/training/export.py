@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from service.bundle.manifest import Parity
 from service.engine.session import Session
 from service.errors import BundleRefused
-from service.training.network import IMAGE_MEAN, IMAGE_STD, TEACHER_CHANNELS, Detector, Pdn
+from service.training.network import IMAGE_MEAN, IMAGE_STD, TEACHER_CHANNELS, Detector, TeacherNetwork
 from service.training.select import run_torch
 
 OPSET = 18
@@ -25,6 +26,7 @@ _LARGEST_ERROR = 1e-3  # relative score error between torch and ONNX Runtime
 _HALVED_FROM = (
     32_768  # elements: smaller tensors (the first layers, whose weights take the pixels) are stored as they are
 )
+AnyNetwork = TypeVar("AnyNetwork", bound=TeacherNetwork)
 PIXEL_UNIT = 128  # the networks take pixels in this unit; a power of two, so that int8 may take the bytes as they are
 
 
@@ -88,20 +90,14 @@ class Served(nn.Module):
         return scaled
 
 
-def _on_pixels(network: Pdn) -> Pdn:
+def _on_pixels(network: AnyNetwork) -> AnyNetwork:
     """The network with pixels in PIXEL_UNIT, not normalised, as its input."""
     taken = copy.deepcopy(network)
-    first = taken.layers[0]
-    assert isinstance(first, nn.Conv2d)
-    assert first.bias is not None
-    mean, std = torch.tensor(IMAGE_MEAN)[:, None, None], torch.tensor(IMAGE_STD)[:, None, None]
-    with torch.no_grad():
-        first.bias.sub_((first.weight * (mean / std)).sum(dim=(1, 2, 3)))
-        first.weight.mul_(PIXEL_UNIT / 255 / std)
+    taken.take_pixels(PIXEL_UNIT)
     return taken
 
 
-def _last(network: Pdn) -> nn.Conv2d:
+def _last(network: TeacherNetwork) -> nn.Conv2d:
     last = network.layers[-1]
     assert isinstance(last, nn.Conv2d)
     return last

@@ -23,7 +23,7 @@ from service.image.prepare import (
     resize,
     with_context,
 )
-from service.training.network import Pdn, normalise
+from service.training.network import TeacherNetwork, normalise
 
 _CACHE_BYTES = 4_000_000_000
 _GRAIN = 128  # px
@@ -43,7 +43,7 @@ class Canvas:
 class FeatureBank:
     """The training pictures with their teacher features, from which batches of windows are drawn."""
 
-    def __init__(self, pictures: Sequence[NDArray[np.uint8]], recipe: PrepareRecipe, teacher: Pdn) -> None:
+    def __init__(self, pictures: Sequence[NDArray[np.uint8]], recipe: PrepareRecipe, teacher: TeacherNetwork) -> None:
         self.teacher = teacher
         self.device = next(teacher.parameters()).device
         room = _CACHE_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Literal
 
@@ -16,7 +17,27 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, so that published teachers see
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 
-class Pdn(nn.Module):
+class TeacherNetwork(nn.Module, ABC):
+    """Describes patches: float [N,3,H,W], normalised -> float [N,out_channels,H/4-8,W/4-8] (H and W multiples of 4).
+
+    A cell sees at most the 33x33 px that a PDN sees, and the last of the `layers` is a convolution, so that what is linear
+    behind it can be folded into it. `size`: of the student that learns from it.
+    """
+
+    size: PdnSize
+    out_channels: int
+    layers: nn.Sequential
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.layers(x)
+        return features
+
+    @abstractmethod
+    def take_pixels(self, unit: float) -> None:
+        """From now on take pixels 0..255 divided by `unit`, in place of normalised ones."""
+
+
+class Pdn(TeacherNetwork):
     """Patch description network: float [N,3,H,W], normalised -> float [N,out_channels,h,w], 33x33 px receptive field.
 
     Without padding: 256x256 -> 56x56 at a stride of 4.
@@ -28,9 +49,15 @@ class Pdn(nn.Module):
         self.out_channels = out_channels
         self.layers = _small(out_channels) if size == "small" else _medium(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.layers(x)
-        return features
+    def take_pixels(self, unit: float) -> None:
+        """Put the normalisation into the first layer: nothing is padded, so that this is exact."""
+        first = self.layers[0]
+        assert isinstance(first, nn.Conv2d)
+        assert first.bias is not None
+        mean, std = torch.tensor(IMAGE_MEAN)[:, None, None], torch.tensor(IMAGE_STD)[:, None, None]
+        with torch.no_grad():
+            first.bias.sub_((first.weight * (mean / std)).sum(dim=(1, 2, 3)))
+            first.weight.mul_(unit / 255 / std)
 
     def channels(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Output channels start..stop alone, for less work: float [N,stop-start,h,w]."""
@@ -129,7 +156,7 @@ class Detector(nn.Module):
     q_b: Tensor
     directions: Tensor | None
 
-    def __init__(self, teacher: Pdn, student: Pdn, autoencoder: Autoencoder | None) -> None:
+    def __init__(self, teacher: TeacherNetwork, student: Pdn, autoencoder: Autoencoder | None) -> None:
         super().__init__()
         self.teacher, self.student, self.autoencoder = teacher, student, autoencoder
         # the features' statistics on the normal images (paper section 3.1), and the maps' quantiles: structural, logical

@@ -98,7 +98,10 @@ def pretrain(
 def _begin_with(learner: _Learner, start: str) -> None:
     """Take the weights of a run's checkpoint, or the network of a teacher (`*.safetensors`)."""
     if start.endswith(".safetensors"):
-        learner.pdn.load_state_dict(load_teacher(start).network.state_dict())
+        network = load_teacher(start).network
+        if not isinstance(network, Pdn) or network.size != learner.settings.size:
+            raise BadRequest(f"{start} is no PDN-{learner.settings.size}: a training cannot go on from it")
+        learner.pdn.load_state_dict(network.state_dict())
     else:  # a run of another recipe may have fewer parts
         learner.load_state_dict(_read(Path(start))["learner"], strict=False)
 

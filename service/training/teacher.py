@@ -15,9 +15,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from service.errors import BadRequest
-from service.training.network import PDN_SIZES, Pdn, PdnSize
+from service.training.energies import Energies
+from service.training.network import PDN_SIZES, Pdn, PdnSize, TeacherNetwork
 
 DEFAULT_DIRECTORY = Path("models/teachers")
+DEFAULT = "pdn-small"
+AUTO = "auto"  # whichever suits the product (service/training/neighbours.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Teacher:
 
     name: str
     size: PdnSize
-    network: Pdn
+    network: TeacherNetwork
     sha256: str
     card: dict[str, Any]
 
@@ -50,7 +53,7 @@ def load_teacher(name_or_path: str, directory: Path = DEFAULT_DIRECTORY) -> Teac
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != card["sha256"]:
         raise BadRequest(f"{weights_file} is damaged: its sha256 is {sha256}, its card says {card['sha256']}")
-    network = Pdn(card["size"])
+    network: TeacherNetwork = Energies(card["size"]) if card.get("kind") == "energies" else Pdn(card["size"])
     network.load_state_dict({key: value.float() for key, value in load(data).items()})
     return Teacher(weights_file.stem, card["size"], network.eval().requires_grad_(False), sha256, card)
 
@@ -65,7 +68,7 @@ def _card(file: Path) -> dict[str, Any]:
     return card
 
 
-def save_teacher(network: Pdn, name: str, directory: Path, card: dict[str, Any]) -> Path:
+def save_teacher(network: TeacherNetwork, name: str, directory: Path, card: dict[str, Any]) -> Path:
     """Write weights (float16) and card; returns the weights file. `card` gains size, sha256, layout and library version."""
     directory.mkdir(parents=True, exist_ok=True)
     data = save({key: value.detach().half().contiguous().cpu() for key, value in network.state_dict().items()})
@@ -73,9 +76,10 @@ def save_teacher(network: Pdn, name: str, directory: Path, card: dict[str, Any])
     weights_file.write_bytes(data)
     full = {
         "name": name,
+        "kind": "energies" if isinstance(network, Energies) else "pdn",
         "size": network.size,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "layout": "layers.<index>.weight|bias of the PDN's sequential layers, float16",
+        "layout": "layers.<index>.weight|bias of the network's sequential layers, float16",
         "input": "RGB / 255, normalised by ImageNet mean and standard deviation",
         "libraries": {library: version(library) for library in ("torch", "safetensors", "numpy")},
         **card,

@@ -76,7 +76,7 @@ def draw_views(
     moves = shifts * STRIDE + rng.integers(-jitter, jitter + 1, (batch, 2))
     side = crop + MAX_SHIFT * STRIDE + 2 * jitter
     for index in range(batch):
-        patch = _crop(pictures[int(rng.integers(len(pictures)))], side, rng)
+        patch = random_crop(pictures[int(rng.integers(len(pictures)))], side, rng)
         top, left = (int(move) + jitter for move in moves[index])
         first[index] = disturb(patch[jitter : jitter + crop, jitter : jitter + crop], rng)
         second[index] = disturb(patch[top : top + crop, left : left + crop], rng)
@@ -107,7 +107,7 @@ def flaw_cells(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.where(inner[taken, taken] > 0.08, 1, np.where(seen[taken, taken], np.nan, 0)).astype(np.float32)
 
 
-def _crop(picture: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def random_crop(picture: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """A square of `side` px: random scale, quarter turn and mirroring, sometimes grey or faint; for both views."""
     height, width = picture.shape[:2]
     taken = int(np.clip(side * rng.uniform(0.6, 1.8), 16, min(height, width)))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from service.errors import BadRequest
 from service.training.features import FeatureBank
-from service.training.network import TEACHER_CHANNELS, Autoencoder, Detector, Pdn, normalise
+from service.training.network import TEACHER_CHANNELS, Autoencoder, Detector, Pdn, TeacherNetwork, normalise
 from service.training.penalty import PenaltyImages
 from service.training.recipes import Recipe
 from service.training.select import Sample, Selection
@@ -39,7 +39,7 @@ class Trainer:
 
     def __init__(
         self,
-        teacher: Pdn,
+        teacher: TeacherNetwork,
         bank: FeatureBank,
         penalty: PenaltyImages,
         selection: Selection,

@@ -23,7 +23,11 @@ class Order(BaseModel):
 
     name: str = Field(pattern=NAME_PATTERN, description="Name of the model; a further training is its next version.")
     folder: Text = Field(None, description="Folder of good pictures on the server, below FLAWSCRIBE_TRAINING_DATA_DIR.")
-    teacher: str = Field("pdn-small", pattern=NAME_PATTERN, description="Teacher in models/teachers/.")
+    teacher: str = Field(
+        "auto",
+        pattern=NAME_PATTERN,
+        description="Teacher in models/teachers/; auto: the small one that suits the product.",
+    )
     recipe: Literal["default", "paper", "matlab"] = Field("default", description="`paper`: 70,000 steps.")
     steps: Whole = Field(None, ge=20, le=1_000_000, description="Steps in place of the recipe's own.")
     global_map: bool = Field(True, description="Learn logical flaws too (the autoencoder).")
