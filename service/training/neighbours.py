@@ -47,7 +47,7 @@ class Bank:
         values, vectors = torch.linalg.eigh(torch.cov(cells.T))
         kept = slice(-_COMPONENTS, None)
         shrunk = values[kept] + 0.01 * values.mean()  # small components carry the flaws, the smallest only noise
-        self.turn = vectors[:, kept] / shrunk.sqrt()
+        self.turn = vectors[:, kept] / shrunk.clamp_min(1e-12).sqrt()
         chosen = torch.from_numpy(rng.permutation(len(cells))[:_BANK])
         self.cells = self.whitened(cells[chosen])
         self.squares = self.cells.square().sum(dim=1)

@@ -46,7 +46,8 @@ def test_the_teacher_that_tells_painted_flaws_is_chosen(tmp_path: Path) -> None:
     save_teacher(blind(), DEFAULT, tmp_path, {})
     save_teacher(whitened_on([part(0)], crops=8), "seeing", tmp_path, {})
     said: list[str] = []
-    assert chosen(tmp_path, said).name == "seeing"
+    name = chosen(tmp_path, said).name
+    assert name == "seeing", said
     assert "0.500 with pdn-small" in said[-1]
     assert "with seeing; seeing is used" in said[-1]
 
