@@ -39,6 +39,17 @@ def test_the_api_page_is_of_this_service() -> None:
     assert API_PAGE.read_text() == reference_page(openapi()), "run `make openapi`"
 
 
+def test_every_answer_says_what_its_body_is() -> None:
+    bare = {
+        f"{method} {path}: {code}"
+        for path, operations in openapi()["paths"].items()
+        for method, operation in operations.items()
+        for code, answer in operation["responses"].items()
+        if code.startswith("2") and code != "204" and not answer.get("content")
+    }
+    assert not bare
+
+
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()

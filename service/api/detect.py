@@ -44,7 +44,8 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
     """Judge one or more pictures of parts: verdict, anomaly score against its thresholds, and the regions of the flaws.
 
     Send multipart parts named `image`, a raw JPEG, PNG, BMP, TIFF or WebP body, JSON with base64 data, or raw RGB with
-    X-Image-Shape: H,W,3. X-Deadline-Ms bounds the wait; X-Meta-* headers and form fields come back as metadata.
+    X-Image-Shape: H,W,3. X-Deadline-Ms bounds the wait; Idempotency-Key makes a repeated request the same one; X-Meta-*
+    headers and form fields come back as metadata.
     """
     state = require(request, "detect")
     state.require_ready()

@@ -104,7 +104,12 @@ async def list_inspections(request: Request, query: Annotated[ListQuery, Query()
     return schemas.InspectionPage(inspections=found, next_cursor=page.cursor)
 
 
-@router.get("/inspections.csv", summary="The same as a table for a spreadsheet", response_class=Response)
+@router.get(
+    "/inspections.csv",
+    summary="The same as a table for a spreadsheet",
+    response_class=Response,
+    responses={200: {"content": {"text/csv": {}}}},
+)
 async def list_as_table(request: Request, query: Annotated[FilterQuery, Query()]) -> Response:
     """Oldest first, with the columns of the report's CSV. Refused where there are more than 200,000."""
     records = records_of(require(request, "review"))
@@ -125,7 +130,12 @@ async def show_inspection(request: Request, inspection_id: str) -> schemas.Recor
     return _told(await asyncio.to_thread(records_of(state).inspections.get, inspection_id), state)
 
 
-@router.get("/inspections/{inspection_id}/image", summary="The picture as it was received", response_class=Response)
+@router.get(
+    "/inspections/{inspection_id}/image",
+    summary="The picture as it was received",
+    response_class=Response,
+    responses={200: {"content": {"image/*": {}}}},
+)
 async def show_picture(request: Request, inspection_id: str, query: Annotated[PictureQuery, Query()]) -> Response:
     """Only of inspections stored with `store=image`; 404 otherwise, and when retention has removed it. With `width` it is a
     small JPEG that every browser shows, upright."""

@@ -150,7 +150,12 @@ async def add_masters(request: Request, name: str) -> list[MasterAnswer]:
     return [_master(each) for each in added]
 
 
-@router.get("/masters/{master_id}/picture", summary="A master part's picture", response_class=Response)
+@router.get(
+    "/masters/{master_id}/picture",
+    summary="A master part's picture",
+    response_class=Response,
+    responses={200: {"content": {"image/*": {}}}},
+)
 def show_picture(request: Request, name: str, master_id: str) -> Response:
     """As it was sent."""
     data = records_of(require(request, "review")).masters.picture(name, master_id)

@@ -48,7 +48,10 @@ class ReportQuery(BaseModel):
 
 
 @router.get(
-    "/reports", summary="Yield, flaws by type, control chart, trend, causes and actions", response_class=Response
+    "/reports",
+    summary="Yield, flaws by type, control chart, trend, causes and actions",
+    response_class=Response,
+    responses={200: {"content": {media: {} for media in _FORMS}}},
 )
 async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Response:
     """Over a span of time, by default the last 24 hours of all products. The page stands alone: it can be mailed."""
