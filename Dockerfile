@@ -74,7 +74,7 @@ ENV PATH=/opt/flawscribe/bin:$PATH \
     FLAWSCRIBE_PRODUCTS_DIR=/opt/flawscribe/products
 COPY deploy/image/first-run.sh /usr/local/bin/first-run
 COPY deploy/products /opt/flawscribe/products
-COPY models/polka-dot /opt/flawscribe/models/polka-dot
+COPY models/polka-dot/1 /opt/flawscribe/models/polka-dot/1
 WORKDIR /data
 USER 10001:10001
 EXPOSE 8000

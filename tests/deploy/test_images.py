@@ -90,6 +90,22 @@ def test_every_locked_file_has_its_hash(name: str) -> None:
     assert all("--hash=sha256:" in block for block in blocks)
 
 
+def test_no_model_but_the_bundled_one_goes_into_an_image() -> None:
+    """A checkout in use also holds models of its own, further versions, and which of them is in service."""
+    copied = re.findall(r"^COPY (models/\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert copied == ["models/polka-dot/1", "models/teachers"]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "models/polka-dot/active", "models/polka-dot/2", "models/bracket", *copied],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ignored.returncode == 128:
+        pytest.skip("no git checkout")
+    assert ignored.stdout.split() == ["models/polka-dot/active", "models/polka-dot/2", "models/bracket"]
+
+
 # --- compose
 
 
