@@ -16,7 +16,8 @@ from playwright.sync_api import Page, expect
 
 from tests.console.conftest import Opener
 from tests.console.parts import HOSTILE, part
-from tests.contract.serving import Service
+from tests.contract.serving import Service, running
+from tests.networks import write_bundle
 
 HAND_OVER = """([name, data, event]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -133,6 +134,16 @@ def test_the_overlay_is_downloaded_and_the_copied_curl_works(page: Page, site: S
     assert '"verdict":"not_ok"' in asked.stdout
     assert '"lot":"L \'7\'"' in asked.stdout, shlex.split(line)
     assert view.is_visible()
+
+
+def test_a_model_of_which_no_version_is_in_service_is_not_asked(open_page: Opener, tmp_path: Path) -> None:
+    for name in ("cover", "trained"):
+        write_bundle(tmp_path / "models", name, 1)
+    (tmp_path / "models" / "trained" / "active").write_text("0\n")  # as a training over HTTP leaves it
+    with running(tmp_path / "models", model="cover") as service:
+        page = open_page(service, "/")
+        expect(page.get_by_label("Model").locator("option")).to_have_text(["cover 1", "trained: no version in service"])
+        expect(page.get_by_role("option", name="trained")).to_be_disabled()
 
 
 def test_a_picture_that_browsers_cannot_show_is_shown_as_the_overlay(page: Page) -> None:

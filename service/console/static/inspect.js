@@ -256,7 +256,7 @@ const quoted = (word) => (/^[\w@%+=:,./?&-]+$/.test(word) && !word.includes("&")
 
 function curlOf(item) {
   const words = ["curl"];
-  if (viewer.keys) words.push("-H", '"X-API-Key: $FLAWSCRIBE_KEY"');
+  if (viewer.keys) words.push("-H", '"X-API-Key: $INSPECT_KEY"');
   for (const [name, value] of about()) words.push("-F", quoted(`${name}=${value}`));
   words.push("-F", quoted(`image=@"${item.name.replace(/[\\"]/g, "\\$&")}"`), quoted(`${location.origin}/classify${query()}`));
   return words.join(" ");
@@ -288,7 +288,11 @@ async function offerModels() {
     const { models } = await call("/models");
     if (models.length === 0) show(at("trouble"), failure(new Problem({ title: text("no_model"), detail: text("no_model_help") })));
     at("model-field").hidden = models.length < 2;
-    const line = (model) => el("option", { value: model.name, selected: model.default }, `${model.name} ${model.active_version}`);
+    const line = (model) => {
+      const silent = model.active_version === null;
+      const words = silent ? text("not_in_service", { name: model.name }) : `${model.name} ${model.active_version}`;
+      return el("option", { value: model.name, selected: model.default, disabled: silent }, words);
+    };
     show(at("model"), models.map(line));
   } catch (error) {
     const again = () => {

@@ -128,7 +128,7 @@ async function list() {
   const told = await call("/trainings");
   if (!current()) return told;
   const teacher = form.elements.teacher;
-  if (!teacher.options.length) show(teacher, told.teachers.map((name) => el("option", { value: name, selected: name === "pdn-small" }, name)));
+  if (!teacher.options.length) show(teacher, el("option", { value: "" }, text("teacher_default")), told.teachers.map((name) => el("option", { value: name }, name)));
   const why = told.why_not ?? (told.running ? text("running_already") : null);
   at("start").disabled = why !== null || sending;
   show(at("why-not"), why && el("p", { class: "notice" }, told.why_not && el("b", {}, `${text("why_not")}: `), why));
