@@ -11,6 +11,11 @@ var patience = TimeSpan.FromSeconds(30); // after that the line must go on witho
 HashSet<int> again = [408, 429, 502, 503, 504];
 
 string Argument(int place) => args.Length > place ? args[place] : "";
+if (args.Length == 0)
+{
+    Console.Error.WriteLine("which picture? dotnet run examples/InspectPart.cs part.png SERIAL LOT STATION");
+    return 1;
+}
 var picture = await File.ReadAllBytesAsync(args[0]);
 var (serial, lot, station) = (Argument(1), Argument(2), Argument(3));
 var url = Environment.GetEnvironmentVariable("INSPECT_URL") ?? "http://localhost:8000";

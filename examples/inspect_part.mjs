@@ -45,6 +45,7 @@ async function inspect(picture, serial, lot, station) {
 
 const [path, serial = "", lot = "", station = ""] = process.argv.slice(2);
 try {
+  if (!path) throw new Error("which picture? node examples/inspect_part.mjs part.png SERIAL LOT STATION");
   const result = await inspect(await readFile(path), serial, lot, station);
   console.log(serial, result.verdict, `score ${result.anomaly_score} of ${result.threshold}`, result.id);
   process.exitCode = { ok: 0, not_ok: 10 }[result.verdict] ?? 11;

@@ -57,10 +57,12 @@ def inspect(picture: bytes, serial: str, lot: str, station: str) -> dict:
 
 
 def main() -> int:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     path, serial, lot, station = (*sys.argv[1:], "", "", "")[:4]
     try:
         result = inspect(Path(path).read_bytes(), serial, lot, station)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     print(serial, result["verdict"], f"score {result['anomaly_score']} of {result['threshold']}", result["id"])

@@ -3,7 +3,7 @@
 #   INSPECT_URL=http://localhost:8000 INSPECT_KEY=fls_... sh examples/inspect_part.sh part.png SERIAL LOT STATION
 # Exit code: 0 ok, 10 not_ok, 11 a person must look (review, undecidable), any other: the part is not inspected.
 set -u
-picture=$1 serial=$2 lot=${3:-} station=${4:-}
+picture=${1:?which picture? part.png SERIAL LOT STATION} serial=${2:-} lot=${3:-} station=${4:-}
 url=${INSPECT_URL:-http://localhost:8000}
 answer=$(mktemp) && trap 'rm -f "$answer"' EXIT
 # The key of one shot of one part: however often this is sent, it is judged and recorded once.
