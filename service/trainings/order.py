@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from service.bundle.manifest import NAME_PATTERN
 
 RESERVED = "teachers"  # a folder beside the models
+AUTO = "auto"  # the teacher that suits the product, chosen by the training itself
 _EMPTY_IS_UNSET = BeforeValidator(lambda value: None if value == "" else value)  # as forms send it
 Text = Annotated[str | None, _EMPTY_IS_UNSET]
 Number = Annotated[float | None, _EMPTY_IS_UNSET]
@@ -24,7 +25,7 @@ class Order(BaseModel):
     name: str = Field(pattern=NAME_PATTERN, description="Name of the model; a further training is its next version.")
     folder: Text = Field(None, description="Folder of good pictures on the server, below FLAWSCRIBE_TRAINING_DATA_DIR.")
     teacher: str = Field(
-        "auto",
+        AUTO,
         pattern=NAME_PATTERN,
         description="Teacher in models/teachers/; auto: the small one that suits the product.",
     )

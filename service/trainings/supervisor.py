@@ -30,7 +30,7 @@ from service.background import NICEST
 from service.errors import Conflict, InvalidParameter, NoSuchTraining, NotInstalled
 from service.trainings import process
 from service.trainings.archive import ArchiveLimits, Unpacked, unpack
-from service.trainings.order import Order
+from service.trainings.order import AUTO, Order
 from service.trainings.progress import Progress, read_progress
 
 log = logging.getLogger("flawscribe.trainings")
@@ -135,8 +135,9 @@ class Trainings:
         """
         if (archive is None) == (order.folder is None):
             raise InvalidParameter("give either a zip of pictures or `folder`, one of them")
-        if order.teacher not in self.teachers():
-            raise InvalidParameter(f"no teacher {order.teacher!r}; there are: {', '.join(self.teachers()) or 'none'}")
+        teachers = self.teachers()
+        if not teachers or order.teacher not in (AUTO, *teachers):
+            raise InvalidParameter(f"no teacher {order.teacher!r}; there are: {', '.join(teachers) or 'none'}")
         named = None if order.folder is None else self._named(order.folder)
         with self._starting:
             self.require()
