@@ -5,9 +5,7 @@ nearest neighbour there. Image AUROC by three scores (mean of the ten highest ce
 peak over the map's median), pixel AUROC, and image AUROC per flaw. `--part validation` judges by flaws painted on held-out
 normals and is what choices are made by; `--part test` reports on the real flaws.
 
-    python -m benchmarks.teacher_probe random pdn-small descriptor /tmp/run/small.pt --part validation
-
-`descriptor` is no network: features made by hand (benchmarks/descriptor.py), as a yardstick.
+    python -m benchmarks.teacher_probe random pdn-small energies /tmp/run/small.pt --part validation
 """
 
 from __future__ import annotations
@@ -17,11 +15,10 @@ import atexit
 import csv
 import functools
 import json
-import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,12 +29,13 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from benchmarks.descriptor import describe
+from benchmarks.machine import describe
 from service.image.decode import decode
 from service.image.prepare import CONTEXT, STRIDE, PrepareRecipe, resize, working_size
 from service.samples import KINDS, write_dataset
 from service.training.flaws import paint_flaw
 from service.training.metrics import auroc
+from service.training.neighbours import Bank
 from service.training.network import Pdn, normalise
 from service.training.pretrain import teacher_of
 from service.training.teacher import load_teacher
@@ -48,8 +46,6 @@ _RECIPES = {
     "magnetic_tile": PrepareRecipe(rule="scale", value=0.75)
 }  # tiles are cut to many sizes at one magnification
 _OBJECT = PrepareRecipe(value=256)
-_BANK = 5_000
-_COMPONENTS = 128
 Features = Callable[[Tensor], Tensor]  # uint8 [1,H,W,3] -> float [1,C,H/4-8,W/4-8]
 
 
@@ -156,38 +152,6 @@ def features(teacher: Features, rgb: NDArray[np.uint8]) -> Tensor:
     return found[0].float().permute(1, 2, 0)
 
 
-class Bank:
-    """Whitened features of normal pictures; `distances` are to the nearest neighbour."""
-
-    def __init__(self, normals: Iterable[Tensor], rng: np.random.Generator) -> None:
-        sampled = []
-        for picture in normals:
-            flat = picture.flatten(0, 1)
-            sampled.append(flat[torch.from_numpy(rng.permutation(len(flat))[:600])])
-        cells = torch.cat(sampled)
-        self.mean = cells.mean(dim=0)
-        values, vectors = torch.linalg.eigh(torch.cov(cells.T))
-        kept = slice(-_COMPONENTS, None)
-        shrunk = values[kept] + 0.01 * values.mean()  # small components carry the flaws, the smallest only noise
-        self.turn = vectors[:, kept] / shrunk.sqrt()
-        chosen = torch.from_numpy(rng.permutation(len(cells))[:_BANK])
-        self.cells = self.whitened(cells[chosen])
-        self.squares = self.cells.square().sum(dim=1)
-
-    def whitened(self, cells: Tensor) -> Tensor:
-        return (cells - self.mean) @ self.turn
-
-    def distances(self, picture: Tensor) -> NDArray[np.float32]:
-        """float32 [h,w]: squared distance of each cell of a picture's features [h,w,384]."""
-        height, width = picture.shape[:2]
-        query = self.whitened(picture.flatten(0, 1))
-        # in small blocks, whose products stay in the cache
-        nearest = torch.cat(
-            [torch.addmm(self.squares, block, self.cells.T, alpha=-2).min(dim=1).values for block in query.split(128)]
-        )
-        return np.asarray((nearest + query.square().sum(dim=1)).reshape(height, width).numpy(), np.float32)
-
-
 def judge(teacher: Features, label: str, name: str, part: str, most: int, seed: int) -> Row:
     """One teacher on one set."""
     began = time.perf_counter()
@@ -230,9 +194,7 @@ def _pixel_auroc(judged: Sequence[Picture], maps: Sequence[NDArray[np.float32]])
 
 
 def teacher_named(spec: str) -> Features:
-    """`descriptor`, `random` (orthogonal weights), a checkpoint `*.pt` of a pre-training run, or a teacher's name or file."""
-    if spec == "descriptor":
-        return describe
+    """`random` (orthogonal weights), a checkpoint `*.pt` of a pre-training run, or a teacher's name or file."""
     if spec.endswith(".pt"):
         network = teacher_of(Path(spec))
     elif spec == "random":
@@ -256,13 +218,6 @@ def _random() -> Pdn:
             nn.init.orthogonal_(module.weight, gain=2**0.5)
             nn.init.zeros_(module.bias)
     return network.eval().requires_grad_(False)
-
-
-def machine() -> dict[str, str | int]:
-    """Processor name and the number of threads used."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.processor(), "threads": torch.get_num_threads()}
 
 
 def main() -> None:
@@ -289,7 +244,7 @@ def main() -> None:
                 flush=True,
             )
     if options.json is not None:
-        content = {"machine": machine(), "pictures_of_a_kind": options.most, "seed": options.seed, "rows": rows}
+        content = {"machine": describe(), "pictures_of_a_kind": options.most, "seed": options.seed, "rows": rows}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -152,21 +152,18 @@ class _Front(nn.Module):
 
 
 class _Smooth(nn.Module):
-    """The same `weights` [K] along rows and columns of each channel, at every `step`-th place, without padding."""
+    """Average of each channel with the same `weights` [K] along rows and columns, at every `step`-th place, without padding."""
 
     weights: Tensor
 
     def __init__(self, weights: Tensor, step: int = 1) -> None:
         super().__init__()
         self.step = step
-        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("weights", torch.outer(weights, weights)[None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        channels, step = image.shape[1], self.step
-        across = self.weights.view(1, 1, 1, -1).repeat(channels, 1, 1, 1)
-        down = self.weights.view(1, 1, -1, 1).repeat(channels, 1, 1, 1)
-        image = functional.conv2d(image, across, groups=channels, stride=(1, step))
-        return functional.conv2d(image, down, groups=channels, stride=(step, 1))
+        channels = image.shape[1]
+        return functional.conv2d(image, self.weights.repeat(channels, 1, 1, 1), groups=channels, stride=self.step)
 
 
 class _OnCells(_Smooth):
@@ -191,11 +188,10 @@ class _OnCells(_Smooth):
 
 def _energy(image: Tensor, waves: Tensor) -> Tensor:
     """Modulus of the complex filters `waves` [D,2,K,K] on each channel: [N,C,H,W] -> [N,C*D,H-K+1,W-K+1]."""
-    channels = image.shape[1]
-    even, odd = (
-        functional.conv2d(image, waves[:, part, None].repeat(channels, 1, 1, 1), groups=channels) for part in (0, 1)
-    )
-    return (even.square() + odd.square() + 1e-8).sqrt()
+    channels, pairs = image.shape[1], waves.transpose(0, 1).flatten(0, 1)[:, None]  # all even ones, then all odd ones
+    found = functional.conv2d(image, pairs.repeat(channels, 1, 1, 1), groups=channels)
+    even, odd = found.unflatten(1, (channels, 2, -1)).unbind(2)
+    return (even.square() + odd.square() + 1e-8).sqrt().flatten(1, 2)
 
 
 def _gabor(scale: float) -> Tensor:
