@@ -190,8 +190,9 @@ def _energy(image: Tensor, waves: Tensor) -> Tensor:
     """Modulus of the complex filters `waves` [D,2,K,K] on each channel: [N,C,H,W] -> [N,C*D,H-K+1,W-K+1]."""
     channels, pairs = image.shape[1], waves.transpose(0, 1).flatten(0, 1)[:, None]  # all even ones, then all odd ones
     found = functional.conv2d(image, pairs.repeat(channels, 1, 1, 1), groups=channels)
-    even, odd = found.unflatten(1, (channels, 2, -1)).unbind(2)
-    return (even.square() + odd.square() + 1e-8).sqrt().flatten(1, 2)
+    even, odd = torch.unflatten(found, 1, (channels, 2, len(waves))).unbind(2)
+    energy: Tensor = (even.square() + odd.square() + 1e-8).sqrt()
+    return torch.flatten(energy, 1, 2)
 
 
 def _gabor(scale: float) -> Tensor:
