@@ -65,7 +65,8 @@ Say = Callable[[str], None]
 Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
 _SEEK_WINDOWS = 120  # of painted and untouched pictures in which the directions of flaws are sought
-_JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a teacher is chosen and a form kept or dropped
+JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a teacher is chosen and a form kept or dropped
+JUDGE_FLAWS = 5  # painted on each of them
 _RUN = "run.json"
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
 _FASTEST_FIRST: tuple[FormName, ...] = ("int8-openvino", "bf16", "int8", "float32")
@@ -140,8 +141,8 @@ def build(
         global_map=product.global_map,
         min_flaw_px=product.min_flaw_px,
         seed=settings.seed + 1,
-        flaws_each=5,
-        window_limit=_JUDGE_WINDOWS,
+        flaws_each=JUDGE_FLAWS,
+        window_limit=JUDGE_WINDOWS,
     )
     teacher = teacher or choose_teacher(settings.teachers_dir, pictures, product.recipe, judge.examples, device, say)
     settings = replace(settings, teacher=teacher.name)

@@ -27,7 +27,7 @@ from service.training.teacher import DEFAULT, Teacher, load_teacher
 _BANK = 5_000  # cells
 _EACH = 600  # cells of one picture
 _COMPONENTS = 128
-_MOST = 40  # pictures to fill the bank from
+MOST = 40  # pictures to fill the bank from
 _TOP = 10  # cells whose mean is a picture's score
 _COVERED = 0.25  # share of a cell's own pixels from which it counts as flawed
 _CLOSE = 0.01  # a teacher that is no better than this is not taken in place of the first
@@ -95,7 +95,7 @@ def choose_teacher(
     if len(teachers) == 1:
         return teachers[0]
     say("comparing the teachers at hand on this product")
-    figures = [separation(teacher.network.to(device), pictures[:_MOST], recipe, examples) for teacher in teachers]
+    figures = [separation(teacher.network.to(device), pictures[:MOST], recipe, examples) for teacher in teachers]
     best = max(range(len(teachers)), key=lambda index: figures[index] - (_CLOSE if index else 0))
     told = ", ".join(f"{figure:.3f} with {teacher.name}" for teacher, figure in zip(teachers, figures, strict=True))
     say(f"telling painted flaws by the teacher's features alone (1 is perfect): {told}; {teachers[best].name} is used")
