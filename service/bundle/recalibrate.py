@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from service.bundle.conformal import limits, part_scores
 from service.bundle.folder import next_version, write_bundle
+from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.manifest import Form, FormName, Manifest, ThresholdRule
 from service.bundle.verify import VerifiedFolder, verify
-from service.errors import BadRequest
+from service.errors import BadRequest, NoSuchRecord, NotReady, TooLarge, UnreadableImage
 from service.records.good_parts import GoodParts
 
 LEAST_PARTS = 20  # fewer good parts tell less of their scores than any training does
@@ -49,8 +51,9 @@ def recalibrated(folder: Path, seen: Mapping[FormName, GoodParts], false_reject_
     told: dict[str, Any] = {}
     for name, good in seen.items():
         form = _form(verified.manifest, name, folder)
-        scores = part_scores(good.parts, good.scores)
-        if len(scores) < LEAST_PARTS or good.first is None or good.last is None:
+        pictures = good.pictures
+        scores = part_scores([picture.part for picture in pictures], [picture.score for picture in pictures])
+        if len(scores) < LEAST_PARTS:
             raise BadRequest(f"{len(scores)} good parts of form {name} are on record; {LEAST_PARTS} are the least")
         found = limits(scores, false_reject_rate or form.reject_rule.false_reject_rate)
         forms[name] = form.model_copy(
@@ -64,12 +67,40 @@ def recalibrated(folder: Path, seen: Mapping[FormName, GoodParts], false_reject_
         )
         told[name] = {
             "parts": len(scores),
-            "pictures": len(good.scores),
+            "pictures": len(pictures),
             "reviewed": good.reviewed,
-            "from": good.first.isoformat(),
-            "to": good.last.isoformat(),
+            "rescored": good.rescored,
+            "from": pictures[0].inspected_at.isoformat(),
+            "to": pictures[-1].inspected_at.isoformat(),
         }
     return _next(folder, verified, forms, {"recalibration": told})
+
+
+def rescored(
+    folder: Path, form_name: FormName, good: GoodParts, kept: Callable[[str], bytes], max_pixels: int
+) -> GoodParts:
+    """The same good parts with the scores that another form of the bundle in `folder` gives their pictures, as it serves here.
+
+    `kept`: gives a picture by its sha256 or raises NoSuchRecord. A part is left out whole when one of its pictures is not kept or
+    cannot be read: without it the part's highest score is unknown.
+
+    Raises NotReady where this machine does not run the form, BundleRefused when the folder is not sound.
+    """
+    bundle = load_bundle(folder, EngineOptions(form_name))
+    if bundle.form_name != form_name:  # it fell back to float32
+        raise NotReady(f"form {form_name} does not run on this machine")
+    found: dict[str, float] = {}
+    lost: set[str] = set()
+    for picture in good.pictures:
+        if picture.sha256 in found or picture.part in lost:
+            continue
+        try:
+            found[picture.sha256] = bundle.anomaly_map_of_file(kept(picture.sha256), max_pixels).score
+        except (NoSuchRecord, UnreadableImage, TooLarge):
+            lost.add(picture.part)
+    whole = [picture for picture in good.pictures if picture.part not in lost]
+    pictures = tuple(replace(picture, score=found[picture.sha256]) for picture in whole)
+    return GoodParts(pictures, good.open, rescored=True)
 
 
 def _form(manifest: Manifest, name: FormName, folder: Path) -> Form:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.bundle.manifest import FormName
 from service.commands.recorded import Recorded, recorded, written
-from service.errors import BadRequest
+from service.errors import BadRequest, BundleRefused, NotReady
+from service.settings import load_settings
+
+if TYPE_CHECKING:
+    from service.records.good_parts import GoodParts
+
+_HINT = ", it judged too few good parts; --kept-pictures has it judge those of which pictures are kept"
 
 
 def recalibrate(
@@ -25,6 +33,12 @@ def recalibrate(
     open_are_flawed: Annotated[
         bool, typer.Option("--open-are-flawed", help="Take flagged pictures that nobody has reviewed for flawed.")
     ] = False,
+    kept_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--kept-pictures", help="Score the parts' kept pictures by the forms that judged too few; takes their time."
+        ),
+    ] = False,
 ) -> None:
     """Write a model's next version with thresholds and p-values by good parts of production; nothing is trained.
 
@@ -32,8 +46,7 @@ def recalibrate(
 
     Example: flawscribe recalibrate bracket --from 2026-03-02 --to 2026-03-09
     """
-    from service.bundle.recalibrate import LEAST_PARTS, recalibrated  # noqa: PLC0415 - the database is loaded only here
-    from service.records.good_parts import GoodParts, read_good_parts  # noqa: PLC0415
+    from service.bundle.recalibrate import recalibrated  # noqa: PLC0415 - the database is loaded only here
     from service.records.report.scope import moment_of  # noqa: PLC0415
 
     if false_reject_rate is not None and not 0 < false_reject_rate < 0.5:
@@ -42,36 +55,30 @@ def recalibrate(
     last = moment_of("--to", until) if until else None
     with recorded(name, version) as found:
         wanted = (found.form(form),) if form is not None else tuple(found.manifest.forms)
-        seen: dict[FormName, GoodParts] = {}
-        for each in wanted:
-            threshold = found.manifest.forms[each].review_threshold
-            good = read_good_parts(
-                found.database,
-                name,
-                found.manifest.version,
-                each,
-                review_threshold=threshold,
-                since=first,
-                until=last,
-            )
-            if form is not None or len(set(good.parts)) >= LEAST_PARTS:
-                seen[each] = good
-        if not seen:
-            raise BadRequest(
-                f"no form of {name} {found.manifest.version} has judged {LEAST_PARTS} good parts on record"
-            )
-        unjudged = sum(good.open for good in seen.values())
+        judged = _judged(found, first, last)
+        few = _too_few(wanted, judged)
+        seen = {each: judged[each] for each in wanted if each not in few}
+        busiest = max(judged, key=lambda each: judged[each].count)
+        again = few if kept_pictures and busiest not in _too_few((busiest,), judged) else ()
+        used = {*seen, busiest} if again else seen
+        unjudged = sum(judged[each].open for each in used)
         if unjudged and not open_are_flawed:
             raise BadRequest(
                 f"{unjudged} flagged pictures have no review: without the good ones among them the thresholds would come out too "
                 "low; review them, choose another span, or say --open-are-flawed"
             )
+        for each in again:
+            if (parts := _rescored(found, each, judged[busiest])) is not None:
+                seen[each] = parts
+        if not seen:
+            raise BadRequest(_none_of(found, wanted))
         found.store.keep_choice(name)
         folder = recalibrated(found.folder, seen, false_reject_rate)
         after = found.store.manifest(name, int(folder.name)).forms
         for each in found.manifest.forms:
             if each not in seen:
-                typer.echo(f"{each}: as before, too few good parts on record")
+                hint = _HINT if each in few and not kept_pictures else ""
+                typer.echo(f"{each}: as before{hint}")
                 continue
             rule = after[each].reject_rule
             typer.echo(
@@ -81,6 +88,59 @@ def recalibrate(
             )
             typer.echo(_escapes(found, each, after[each].reject_threshold))
     typer.echo(written(folder))
+
+
+def _too_few(forms: Sequence[FormName], judged: Mapping[FormName, GoodParts]) -> list[FormName]:
+    """Those of `forms` that judged too few good parts to be recalibrated by them."""
+    from service.bundle.recalibrate import LEAST_PARTS  # noqa: PLC0415 - see above
+
+    return [each for each in forms if judged[each].count < LEAST_PARTS]
+
+
+def _none_of(found: Recorded, forms: Sequence[FormName]) -> str:
+    from service.bundle.recalibrate import LEAST_PARTS  # noqa: PLC0415 - see above
+
+    manifest = found.manifest
+    return (
+        f"of {manifest.name} {manifest.version}, no form of {', '.join(forms)} has {LEAST_PARTS} good parts on record"
+    )
+
+
+def _judged(found: Recorded, since: datetime | None, until: datetime | None) -> dict[FormName, GoodParts]:
+    """The good parts that each form has judged."""
+    from service.records.good_parts import read_good_parts  # noqa: PLC0415 - see above
+
+    manifest = found.manifest
+    return {
+        name: read_good_parts(
+            found.database,
+            manifest.name,
+            manifest.version,
+            name,
+            review_threshold=form.review_threshold,
+            since=since,
+            until=until,
+        )
+        for name, form in manifest.forms.items()
+    }
+
+
+def _rescored(found: Recorded, form: FormName, good: GoodParts) -> GoodParts | None:
+    """The good parts by a form that has not judged them, or None with the reason told."""
+    from service.bundle.recalibrate import LEAST_PARTS, rescored  # noqa: PLC0415 - see above
+    from service.records.pictures import Pictures  # noqa: PLC0415
+
+    settings = load_settings()
+    kept = Pictures(settings.records_dir / "pictures")
+    try:
+        parts = rescored(found.folder, form, good, kept.get, int(settings.max_megapixels * 1_000_000))
+    except (BundleRefused, NotReady) as error:
+        typer.echo(f"{form}: {error.detail}")
+        return None
+    if parts.count < LEAST_PARTS:
+        typer.echo(f"{form}: of {parts.count} of the parts all pictures are kept; {LEAST_PARTS} are the least")
+        return None
+    return parts
 
 
 def _escapes(found: Recorded, form: FormName, threshold: float) -> str:

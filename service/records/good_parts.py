@@ -19,20 +19,36 @@ _Said = list[tuple[ReviewVerdict, int | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class GoodParts:
-    """The good parts of one form of a model in a span of time.
+class GoodPicture:
+    """A picture of a good part. `by_person`: a person called it good; the others were accepted."""
 
-    `parts` and `scores`: of each picture, the part that it shows and its score. `reviewed`: how many of the pictures a person
-    called good; the others were accepted. `open`: how many flagged pictures nobody has judged. `first` and `last`: when the
-    earliest and the latest were inspected; None without any.
+    part: str
+    score: float
+    sha256: str
+    inspected_at: datetime
+    by_person: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GoodParts:
+    """The good parts of one form of a model in a span of time: their pictures, oldest first.
+
+    `open`: how many flagged pictures nobody has judged. `rescored`: the scores are not those on record.
     """
 
-    parts: tuple[str, ...]
-    scores: tuple[float, ...]
-    reviewed: int
+    pictures: tuple[GoodPicture, ...]
     open: int
-    first: datetime | None
-    last: datetime | None
+    rescored: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many parts."""
+        return len({picture.part for picture in self.pictures})
+
+    @property
+    def reviewed(self) -> int:
+        """How many of the pictures a person called good."""
+        return sum(picture.by_person for picture in self.pictures)
 
 
 def read_good_parts(
@@ -61,7 +77,7 @@ def read_good_parts(
         said = _said(connection, model, version, precision)
         rows = connection.execute(sa.select(*columns).where(*mine).order_by(c.created_at, c.id)).all()
     doubtful: set[str] = set()
-    good: list[tuple[str, float, datetime, bool]] = []
+    good: list[GoodPicture] = []
     unknown = 0
     for row in rows:
         part = f"{row.product}\x00{row.serial}" if row.serial else row.image_sha256
@@ -69,19 +85,11 @@ def read_good_parts(
         regions, words = said.get(row.id, (0, []))
         told = is_flawed(decided, regions, words)
         if told is False or (told is None and decided is Decision.OK):
-            good.append((part, row.score, row.created_at, told is False))
+            good.append(GoodPicture(part, row.score, row.image_sha256, row.created_at, told is False))
         else:
             unknown += told is None
             doubtful.add(part)
-    good = [each for each in good if each[0] not in doubtful]
-    return GoodParts(
-        parts=tuple(part for part, *_ in good),
-        scores=tuple(score for _, score, *_ in good),
-        reviewed=sum(by_person for *_, by_person in good),
-        open=unknown,
-        first=good[0][2] if good else None,
-        last=good[-1][2] if good else None,
-    )
+    return GoodParts(tuple(picture for picture in good if picture.part not in doubtful), unknown)
 
 
 def _said(connection: sa.Connection, model: str, version: int, precision: str) -> dict[str, tuple[int, _Said]]:

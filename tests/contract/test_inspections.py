@@ -301,6 +301,29 @@ def test_a_model_is_recalibrated_by_the_parts_it_accepted_and_people_called_good
         assert result["threshold_method"] == "conformal"
 
 
+def test_forms_that_judged_nothing_are_recalibrated_by_the_kept_pictures(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1, int8_gain=0.5)
+    with running(tmp_path / "models", records_dir=tmp_path / "records", store="image", provider="cpu") as service:
+        for number in range(20):
+            answer = detect(service, png(grey_picture(level=204 - number)), data={"serial": f"S{number}"})
+            assert answer["verdict"] == "ok"
+        assert service.client.get("/models/probe").json()["versions"][0]["active"]
+    environment = {**os.environ, "FLAWSCRIBE_MODELS_DIR": str(tmp_path / "models")}
+    environment |= {"FLAWSCRIBE_RECORDS_DIR": str(tmp_path / "records")}
+    base = [sys.executable, "-m", "service", "recalibrate", "probe", "--version", "1"]
+    for options in ([], ["--kept-pictures"], ["--form", "float32", "--kept-pictures"]):
+        subprocess.run([*base, *options], env=environment, check=True, capture_output=True)
+    told = [json.loads((tmp_path / f"models/probe/{each}/manifest.json").read_text()) for each in (1, 2, 3, 4)]
+    assert told[1]["forms"]["float32"] == told[0]["forms"]["float32"]
+    both = told[2]["forms"]
+    assert both["float32"]["calibration_scores"] == pytest.approx(
+        [2 * score for score in both["int8"]["calibration_scores"]], rel=1e-4
+    )
+    assert [told[2]["metrics"]["recalibration"][form]["rescored"] for form in ("int8", "float32")] == [False, True]
+    assert told[3]["forms"]["float32"] == both["float32"]
+    assert told[3]["forms"]["int8"] == told[0]["forms"]["int8"]
+
+
 def test_drift_shows_in_the_metrics(service: Service) -> None:
     value = service.state.metrics.registry.get_sample_value
     for k in range(60):

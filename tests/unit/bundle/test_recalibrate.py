@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from service.bundle.conformal import limits
-from service.bundle.recalibrate import LEAST_PARTS, recalibrated, with_threshold
+from service.bundle.recalibrate import LEAST_PARTS, recalibrated, rescored, with_threshold
 from service.bundle.store import EngineOptions, Store, load_bundle
-from service.errors import BadRequest, BundleRefused
-from service.records.good_parts import GoodParts
-from tests.networks import grey_picture, write_bundle
+from service.errors import BadRequest, BundleRefused, NoSuchRecord, NotReady
+from service.records.good_parts import GoodParts, GoodPicture
+from tests.networks import grey_picture, png, write_bundle
 
 CPU = EngineOptions(provider="cpu", threads=1)
 
@@ -46,14 +46,19 @@ def test_a_form_that_is_not_there_and_an_unsound_folder_are_refused(tmp_path: Pa
     assert [path.name for path in (tmp_path / "probe").iterdir()] == ["1"]
 
 
-START = datetime(2026, 3, 9, tzinfo=UTC)
+START, SECOND = datetime(2026, 3, 9, tzinfo=UTC), timedelta(seconds=1)
 
 
 def good(count: int) -> GoodParts:
-    """Parts with scores 0.001, 0.002 ...; each seen twice, its first shot a little lower."""
-    parts = tuple(f"part {number}" for number in range(count) for _ in range(2))
-    scores = tuple((number + 1) / 1000 - lower for number in range(count) for lower in (0.0005, 0))
-    return GoodParts(parts, scores, 3, 0, START, START + timedelta(days=2))
+    """Parts with scores 0.001, 0.002 ...; each seen twice, its first shot a little lower; a person called three pictures good."""
+    shots = [(number, lower) for number in range(count) for lower in (0.0005, 0)]
+    return GoodParts(
+        tuple(
+            GoodPicture(f"part {number}", (number + 1) / 1000 - lower, f"{shot:064x}", START + shot * SECOND, shot < 3)
+            for shot, (number, lower) in enumerate(shots)
+        ),
+        open=0,
+    )
 
 
 def test_a_recalibrated_version_takes_thresholds_and_p_values_from_the_good_parts(tmp_path: Path) -> None:
@@ -71,8 +76,9 @@ def test_a_recalibrated_version_takes_thresholds_and_p_values_from_the_good_part
         "parts": 199,
         "pictures": 398,
         "reviewed": 3,
+        "rescored": False,
         "from": "2026-03-09T00:00:00+00:00",
-        "to": "2026-03-11T00:00:00+00:00",
+        "to": "2026-03-09T00:06:37+00:00",
     }
     load_bundle(made, EngineOptions(precision="int8", provider="cpu", threads=1))
 
@@ -83,3 +89,34 @@ def test_a_recalibration_keeps_the_rate_and_needs_enough_parts(tmp_path: Path) -
     assert Store(tmp_path, CPU).manifest("probe", 2).forms["float32"].reject_rule.false_reject_rate == 0.1
     with pytest.raises(BadRequest, match=f"{LEAST_PARTS} are the least"):
         recalibrated(folder, {"float32": good(LEAST_PARTS - 1)})
+
+
+def shots(*seen: tuple[str, str]) -> GoodParts:
+    """Parts with their pictures, all scored 0.1 by another form."""
+    return GoodParts(tuple(GoodPicture(part, 0.1, sha256, START, False) for part, sha256 in seen), open=0)
+
+
+def test_kept_pictures_are_scored_by_a_form_that_has_not_judged_them(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "probe", 1, int8_gain=0.5)
+    kept = {"light": png(grey_picture(level=204)), "dark": png(grey_picture(level=153)), "raw": b"no picture file"}
+
+    def fetch(sha256: str) -> bytes:
+        if sha256 not in kept:
+            raise NoSuchRecord(sha256)
+        return kept[sha256]
+
+    parts = shots(("A", "light"), ("A", "dark"), ("B", "light"), ("C", "light"), ("C", "gone"), ("D", "raw"))
+    found = rescored(folder, "int8", parts, fetch, 10**6)
+    assert [(picture.part, picture.sha256) for picture in found.pictures] == [
+        ("A", "light"),
+        ("A", "dark"),
+        ("B", "light"),  # C and D are left out whole: their highest scores are unknown
+    ]
+    assert [picture.score for picture in found.pictures] == pytest.approx([0.1, 0.2, 0.1], abs=1e-5)
+    assert found.rescored
+
+
+def test_a_form_that_does_not_run_here_scores_nothing(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "probe", 1)
+    with pytest.raises((NotReady, BundleRefused)):
+        rescored(folder, "int8", shots(("A", "light")), lambda sha256: b"", 10**6)

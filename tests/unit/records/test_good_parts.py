@@ -35,15 +35,17 @@ def test_good_parts_are_accepted_or_called_good(records: Records) -> None:
         records.review(f"{number:032x}", Review(word, "Kim")).result(20)  # type: ignore[arg-type]
     span = {"since": START, "until": START + timedelta(seconds=14)}
     good = read_good_parts(records.database, "polka-dot", 1, "int8", review_threshold=0.2, **span)
-    assert good.scores == (0.10, 0.12, 0.11, 0.11, 0.5)
-    assert len(set(good.parts)) == 3
-    assert good.parts[0] == good.parts[1] != good.parts[2] == good.parts[3]
+    assert [picture.score for picture in good.pictures] == [0.10, 0.12, 0.11, 0.11, 0.5]
+    parts = [picture.part for picture in good.pictures]
+    assert good.count == 3
+    assert parts[0] == parts[1] != parts[2] == parts[3]
+    assert good.pictures[2].sha256 == good.pictures[3].sha256 == f"{3:064x}"
     assert (good.reviewed, good.open) == (2, 1)
-    assert (good.first, good.last) == (START + timedelta(seconds=1), START + timedelta(seconds=5))
+    assert good.pictures[0].inspected_at == START + timedelta(seconds=1)
     assert list(forms_recorded(records.database, "polka-dot", 1)) == ["int8", "float32"]
 
 
 def test_without_records_there_are_no_good_parts(records: Records) -> None:
     good = read_good_parts(records.database, "polka-dot", 1, "int8", review_threshold=0.2)
-    assert (good.parts, good.reviewed, good.open, good.first, good.last) == ((), 0, 0, None, None)
+    assert (good.pictures, good.count, good.reviewed, good.open) == ((), 0, 0, 0)
     assert list(forms_recorded(records.database, "polka-dot", 1)) == []
