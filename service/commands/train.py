@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -181,15 +182,20 @@ def _say(text: str) -> None:
 
 
 class _Bar:
-    """One line with step, loss and time left."""
+    """One line with step, loss and time left, written over on a screen; in a file a line for each twentieth of the way."""
 
     def __init__(self) -> None:
         self._left = TimeLeft()
+        self._screen = sys.stderr.isatty()
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         left = self._left.after(step, steps)
         known = "" if left is None else f"{left / 60:5.1f} min left "
-        typer.echo(f"\rstep {step}/{steps}  loss {loss:.4f}  {known}", nl=step == steps, err=True)
+        line = f"step {step}/{steps}  loss {loss:.4f}  {known}"
+        if self._screen:
+            typer.echo(f"\r{line}", nl=step == steps, err=True)
+        elif step * 20 // steps > (step - 1) * 20 // steps:
+            typer.echo(line.rstrip(), err=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -173,8 +173,11 @@ def store_as_half(model: bytes) -> bytes:
     casts, kept = [], []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < _HALVED_FROM:
+            kept.append(tensor)
+            continue
         half = values.astype(np.float16)
-        if tensor.data_type != TensorProto.FLOAT or values.size < _HALVED_FROM or (half != values).any():
+        if (half != values).any():
             kept.append(tensor)
             continue
         kept.append(numpy_helper.from_array(half, f"{tensor.name}_half"))
