@@ -29,6 +29,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     INVALID_ANSWER = "invalid_answer"
     WRONG_LANGUAGE = "wrong_language"
+    CONTRADICTS_VERDICT = "contradicts_verdict"  # of an entry, never of a whole answer
     BUSY = "busy"
     CIRCUIT_OPEN = "circuit_open"
     BUDGET = "budget"

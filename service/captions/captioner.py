@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from service.captions.answer import LlmAnswer, LlmCaption, LlmUnavailable
+from service.captions.answer import LlmAnswer, LlmCaption, LlmUnavailable, Reason
 from service.captions.composite import build_pictures
 from service.captions.figures import as_measured, measure
 from service.captions.memory import Memory, Recall
@@ -238,15 +238,21 @@ def _told(
     verdict = inspection.verdict
     height, width = inspection.size
     regions = []
-    for region, mine, caption in zip(measured, own, answer.regions, strict=True):
+    for number, (region, mine, caption) in enumerate(zip(measured, own, answer.regions, strict=True), start=1):
         told = mine
-        if caption is not None and mine.source != "memory":
+        if mine.source == "memory" or number > _MOST_SHOWN:
+            pass
+        elif caption is not None:
             severity = severity_of(card, caption.label, region, width, height, site.mm_per_pixel)
             told = replace(_spoken(mine, caption, answer), severity=severity)
+        else:
+            told = _degraded(mine, _unsaid(answer, f"region-{number}"))
         regions.append(told)
     picture = classify_picture(verdict, regions)
     if answer.picture is not None and picture.source != "memory":
         picture = _spoken(picture, answer.picture, answer)  # its severity stays that of the gravest region
+    elif picture.source == "rules":
+        picture = _degraded(picture, _unsaid(answer, "picture"))
     usage = answer.usage
     use = LlmUse(answer.model, usage.tokens_in, usage.tokens_out, usage.calls, answer.flags)
     return Captions(picture, tuple(regions), use)
@@ -270,6 +276,12 @@ def _spoken(mine: Classification, caption: LlmCaption, answer: LlmAnswer) -> Cla
         is_new_type=caption.is_new_type,
         prompt_version=answer.prompt_version,
     )
+
+
+def _unsaid(answer: LlmAnswer, place: str) -> str:
+    """Why the LLM's answer has no words for a place that it was asked about."""
+    contradicts = f"{Reason.CONTRADICTS_VERDICT.value}:{place}" in answer.flags
+    return (Reason.CONTRADICTS_VERDICT if contradicts else Reason.EMPTY).value
 
 
 def _degraded(item: Classification, reason: str) -> Classification:

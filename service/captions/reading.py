@@ -104,9 +104,8 @@ def _caption(entry: WireEntry | None, place: str, task: LlmTask, found: _Finding
         return None
     label = _plain(entry.label, _MOST_LABEL) or UNKNOWN
     if _folded(label) in _NORMAL_LABELS or _SAYS_NORMAL.search(description.casefold()):
-        found.flags.append(
-            f"contradicts_verdict:{place}"
-        )  # the detector's verdict stands, and "normal" means no region
+        # the detector's verdict stands, and "normal" means no region
+        found.flags.append(f"{Reason.CONTRADICTS_VERDICT.value}:{place}")
         return None
     if len(description.split()) > MOST_WORDS or len(description) > _MOST_CHARACTERS:
         found.flags.append(f"description_cut:{place}")

@@ -83,8 +83,11 @@ def classify_picture(verdict: Verdict, regions: Sequence[Classification]) -> Cla
         recommended_action=first.recommended_action,
         confidence=first.confidence,
         source=first.source,
+        degraded=first.degraded,
+        fallback_reason=first.fallback_reason,
         is_new_type=first.is_new_type,
         attributes=first.attributes,
+        prompt_version=first.prompt_version,
         similar=first.similar,
     )
 

@@ -151,6 +151,7 @@ def test_versions_tell_the_wording(prompts: Prompts) -> None:
     assert re.fullmatch(r"default-\d+\.[0-9a-f]{8}", prompts.version("default"))
 
 
+SHOWN = llm_task().pictures
 CHANGES: dict[str, Any] = {
     "taxonomy": (LabelWords("thread"),),
     "context": "other",
@@ -159,19 +160,25 @@ CHANGES: dict[str, Any] = {
     "cases": (),
     "score": 3.0,
     "pictures": llm_task(2).pictures,
+    "pictures (image)": replace(SHOWN, boxed=replace(SHOWN.boxed, data=b"another")),
+    "pictures (mask)": replace(SHOWN, composites=(replace(SHOWN.composites[0], data=b"another"),)),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_key_changes_with_all_that_decides_the_answer(prompts: Prompts, name: str) -> None:
     task = llm_task()
-    assert prompts.key(replace(task, **{name: CHANGES[name]}), "vision") != prompts.key(task, "vision")
+    changed: dict[str, Any] = {name.partition(" ")[0]: CHANGES[name]}
+    assert prompts.key(replace(task, **changed), "vision") != prompts.key(task, "vision")
 
 
 def test_the_key_holds_for_the_same_task_and_changes_with_the_model(prompts: Prompts) -> None:
     task: LlmTask = llm_task()
     assert prompts.key(task, "vision") == prompts.key(llm_task(score=2.0000001), "vision")
     assert prompts.key(task, "vision") != prompts.key(task, "other")
+    default = prompts.profiles["default"]
+    reworded = replace(prompts, profiles={"default": replace(default, version="default-2.0badcafe")})
+    assert prompts.key(task, "vision") != reworded.key(task, "vision")
 
 
 @pytest.mark.parametrize(
