@@ -29,7 +29,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The darkness network at a threshold that most dark flaws pass."""
     folder = tmp_path_factory.mktemp("captions")
     write_bundle(folder / "models", "probe", 1, working_size=224, review=0.55, reject=0.65)
-    with running(folder / "models", store="none") as made:
+    with running(folder / "models") as made:
+        for number in range(6):  # what past flaws can be cited
+            picture = grey_picture(180, 240)
+            picture[20 + 9 * number : 60 + 9 * number, 30 : 60 + 20 * (number % 2)] = 10
+            seen = made.client.post("/classify", files={"image": ("a.png", png(picture))}).json()["results"][0]
+            said = {"verdict": "right", "label": ("stain", "burn")[number % 2], "cause": "hot iron", "who": "Kim"}
+            made.client.post(f"/inspections/{seen['id']}/review", json=said).raise_for_status()
         yield made
 
 
@@ -44,20 +50,23 @@ def expected_place(region: dict[str, Any], width: int, height: int) -> str:
 def check(service: Service, pictures: list[np.ndarray]) -> int:
     """Every answer keeps the contract; returns how many regions were seen."""
     regions = right = 0
+    cited: set[str] = set()
     for picture in pictures:
-        answer = service.client.post("/classify", files={"image": ("a.png", png(picture))})
+        answer = service.client.post("/classify?store=none", files={"image": ("a.png", png(picture))})
         assert answer.status_code == 200
         told = ClassifyAnswer.model_validate_json(answer.content).model_dump()["results"][0]
         assert (told["classification"]["description"] == "This is normal") == (not told["regions"])
         assert (told["verdict"] == "ok") == (not told["regions"])
         for words in (told["classification"], *(region["classification"] for region in told["regions"])):
             assert 0 < len(words["description"].split()) <= 10
-            assert all(case["inspection_id"] for case in words["similar"])
+            cited |= {case["inspection_id"] for case in words["similar"]}
         for region in told["regions"]:
             regions += 1
             place = expected_place(region, picture.shape[1], picture.shape[0])
             right += region["classification"]["attributes"]["location"] == place
     assert right >= 0.98 * regions
+    assert cited
+    assert all(service.client.get(f"/inspections/{each}").status_code == 200 for each in cited)
     return regions
 
 
