@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from tests.contract.serving import Service, running, wait_until
 from tests.llm_server import LlmServer, answer_json, completion, entry, status
-from tests.networks import grey_picture, png, write_bundle
+from tests.networks import OPEN_GATE, grey_picture, png, write_bundle
 
 CARD = """
 product: probe
@@ -189,6 +189,31 @@ def test_pictures_of_a_product_that_may_not_leave_do_not(models: Path) -> None:
         assert not llm.requests
 
 
+def test_calls_of_an_llm_are_bounded_by_the_day_and_none_is_made_twice(models: Path) -> None:
+    with LlmServer() as llm, with_llm(models, llm, llm_daily_calls=1) as service:
+        llm.script(completion(answer_json(1)))
+        assert classify(service, ONE)["llm"]["calls"] == 1
+        again = classify(service, ONE)
+        assert (again["classification"]["source"], again["llm"]["calls"]) == ("llm", 0)
+        other = classify(service, flawed((150, 20, 0)))["classification"]
+        assert (other["source"], other["degraded"], other["fallback_reason"]) == ("rules", True, "budget")
+        assert len(llm.requests) == 1
+    with LlmServer() as llm, with_llm(models, llm, llm_daily_tokens=100) as service:  # less than one call is counted at
+        assert classify(service, ONE)["classification"]["fallback_reason"] == "budget"
+        assert not llm.requests
+
+
+def test_a_picture_that_cannot_be_judged_says_why_and_costs_no_call(models: Path) -> None:
+    write_bundle(models, "probe", 2, gate=OPEN_GATE.model_copy(update={"min_brightness": 240.0}))
+    with LlmServer() as llm, with_llm(models, llm) as service:
+        result = classify(service, ONE)
+        words = result["classification"]
+        assert (result["verdict"], result["regions"], words["label"]) == ("undecidable", [], "unknown")
+        assert words["description"].startswith("Cannot be judged: ")
+        assert (words["source"], words["degraded"]) == ("rules", False)
+        assert not llm.requests
+
+
 def test_words_may_come_later(service: Service) -> None:
     answer = service.client.post("/classify", files={"image": ("a.png", ONE)}, headers={"prefer": "respond-async"})
     assert answer.status_code == 202
@@ -249,8 +274,9 @@ def test_memory_outlives_the_service(models: Path) -> None:
         assert classify(service, ONE)["regions"][0]["classification"]["source"] == "memory"
 
 
-def with_llm(models: Path, llm: LlmServer) -> Any:
-    return running(models, products_dir=models.parent / "products", llm_base_url=llm.base_url, llm_model="scripted")
+def with_llm(models: Path, llm: LlmServer, **settings: Any) -> Any:
+    settings |= {"llm_base_url": llm.base_url, "llm_model": "scripted"}
+    return running(models, products_dir=models.parent / "products", **settings)
 
 
 def test_order_and_shape_hold_for_noise(service: Service) -> None:
