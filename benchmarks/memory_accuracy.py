@@ -29,7 +29,7 @@ from scipy import ndimage
 
 from benchmarks.accuracy import prepare_set
 from benchmarks.machine import describe as machine
-from benchmarks.teacher_probe import DATASETS, features
+from benchmarks.teacher_probe import DATASETS, Features, features
 from service.bundle.load import Bundle
 from service.bundle.store import EngineOptions, load_bundle
 from service.captions.descriptor import FIGURES, MAKING, Surface, case_descriptor
@@ -44,7 +44,7 @@ from service.inspector import decide, describe
 from service.records.entities import StoredCase
 from service.samples import KINDS, flaw_types, render
 from service.training.build import BuildSettings, build
-from service.training.network import Pdn
+from service.training.network import normalise
 from service.training.teacher import load_teacher
 
 TILES, BOTTLE = "magnetic_tile", "bottle"
@@ -107,7 +107,7 @@ def _mask(path: Path) -> Mask:
         return np.asarray(drawn.convert("L")) > 127
 
 
-def from_mask(teacher: Pdn, rgb: Rgb, mask: Mask, recipe: PrepareRecipe) -> NDArray[np.float32]:
+def from_mask(teacher: Features, rgb: Rgb, mask: Mask, recipe: PrepareRecipe) -> NDArray[np.float32]:
     """The descriptor of the pixels `mask`: a cell counts when any of its pixels does."""
     size = working_size(rgb.shape[1], rgb.shape[0], recipe)
     cells = features(teacher, resize(Image.fromarray(rgb), *size)).numpy().astype(np.float16)
@@ -305,13 +305,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     teacher = load_teacher(options.teacher)
+    network: Features = lambda images: teacher.network(normalise(images))  # noqa: E731
     cache: Path = options.cache / f"{teacher.sha256[:12]}-{MAKING}"
     results = []
     for name in options.sets:
         for regions in options.regions:
             if regions == "masks":
                 recipe = _RECIPES.get(name, _OTHER)
-                make: Any = lambda rgb, mask, r=recipe: from_mask(teacher.network, rgb, mask, r)  # noqa: E731
+                make: Any = lambda rgb, mask, r=recipe: from_mask(network, rgb, mask, r)  # noqa: E731
             else:
                 bundle = bundle_of(name, options.teacher, options.models, cache)
                 make = lambda rgb, mask, b=bundle: from_detection(b, rgb, mask)  # noqa: E731
