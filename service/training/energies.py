@@ -191,7 +191,7 @@ def _energy(image: Tensor, waves: Tensor) -> Tensor:
     channels, pairs = image.shape[1], waves.transpose(0, 1).flatten(0, 1)[:, None]  # all even ones, then all odd ones
     found = functional.conv2d(image, pairs.repeat(channels, 1, 1, 1), groups=channels)
     even, odd = torch.unflatten(found, 1, (channels, 2, len(waves))).unbind(2)
-    energy: Tensor = (even.square() + odd.square() + 1e-8).sqrt()
+    energy: Tensor = (even.square() + odd.square()).sqrt()
     return torch.flatten(energy, 1, 2)
 
 
