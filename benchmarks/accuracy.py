@@ -108,7 +108,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """One line a set and split: mean over the seeds, and the spread where there are several."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["set"], row["split"], row["teacher_sha256"]), []).append(row)
+        groups.setdefault((row["set"], row["split"], f"{row['teacher']} {row['teacher_sha256'][:8]}"), []).append(row)
 
     def told(values: list[float | None]) -> str:
         known = [value for value in values if value is not None]

@@ -127,8 +127,8 @@ class _Front(nn.Module):
         for waves, lost in ((small[::2], 4), (large[::2], 8)):  # cameras and JPEG keep no finer colour
             found.append(self._told(_energy(half_colour, waves), _FINE, lost, 2))
         for image, lost, every in ((grey, 5, 1), (half_grey, 10, 2)):
-            blob = _inner(self._blurred(image, 1.0, 3), 2) - self._blurred(image, 1.6, 5)
-            found += [self._told(torch.relu(side), _FINE, lost, every) for side in (blob, -blob)]
+            near, far = _inner(self._blurred(image, 1.0, 3), 2), self._blurred(image, 1.6, 5)
+            found += [self._told(torch.relu(side), _FINE, lost, every) for side in (near - far, far - near)]
         tint = _inner(self._blurred(half_colour, 0.5, 2), 1) - self._blurred(half_colour, 1.0, 3)
         found.append(self._told(tint.abs(), _FINE, 6, 2))
         tint = _inner(self._blurred(half_colour, 1.0, 3), 2) - self._blurred(half_colour, 2.0, 5)
@@ -179,11 +179,8 @@ class _OnCells(_Smooth):
         weights = functional.conv1d(
             _gauss(deviation / every, radius // every)[None, None], box[None, None], padding=len(box) - 1
         )
-        super().__init__(weights[0, 0], STRIDE // every)
-        self.first = (_REACH - lost - radius) // every
-
-    def forward(self, image: Tensor) -> Tensor:
-        return super().forward(image[..., self.first :, self.first :])
+        # zeros in front of the filter, where the first cell does not look: cutting them off the image would copy it
+        super().__init__(functional.pad(weights[0, 0], ((_REACH - lost - radius) // every, 0)), STRIDE // every)
 
 
 def _energy(image: Tensor, waves: Tensor) -> Tensor:
@@ -191,7 +188,7 @@ def _energy(image: Tensor, waves: Tensor) -> Tensor:
     channels, pairs = image.shape[1], waves.transpose(0, 1).flatten(0, 1)[:, None]  # all even ones, then all odd ones
     found = functional.conv2d(image, pairs.repeat(channels, 1, 1, 1), groups=channels)
     even, odd = torch.unflatten(found, 1, (channels, 2, len(waves))).unbind(2)
-    energy: Tensor = (even.square() + odd.square()).sqrt()
+    energy: Tensor = (even * even + odd * odd).sqrt()
     return torch.flatten(energy, 1, 2)
 
 
