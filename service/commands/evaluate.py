@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.bundle.store import EngineOptions, load_bundle
+from service.commands.counting import count
 from service.errors import BadRequest
 from service.settings import load_settings
 
@@ -33,9 +34,7 @@ def evaluate(
     options = EngineOptions(settings.precision, settings.provider, settings.threads)
     loaded = load_bundle(bundle, options)
     images = figures.find_test_images(dataset)
-    scored = figures.score_all(
-        loaded, images, lambda done, total: typer.echo(f"\r{done}/{total} pictures", nl=done == total, err=True)
-    )
+    scored = figures.score_all(loaded, images, lambda done, total: count(done, total, f"{done}/{total} pictures"))
     result = figures.evaluate(loaded, scored)
     text = figures.to_json(result)
     if json_file is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from service.commands.counting import count
 from service.errors import BadRequest
 
 
@@ -26,7 +27,7 @@ def samples(
     from service.samples import write_dataset  # noqa: PLC0415 - only this command needs it
 
     def progress(done: int, total: int) -> None:
-        typer.echo(f"\r{done}/{total} pictures", nl=done == total, err=True)
+        count(done, total, f"{done}/{total} pictures")
 
     try:
         write_dataset(kind, directory, good, seed, flawed, progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import typer
 
 from service.background import NICEST, step_behind
 from service.bundle.manifest import NAME_PATTERN
+from service.commands.counting import count
 from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
 from service.trainings.order import RESERVED
@@ -182,20 +182,15 @@ def _say(text: str) -> None:
 
 
 class _Bar:
-    """One line with step, loss and time left, written over on a screen; in a file a line for each twentieth of the way."""
+    """Step, loss and time left."""
 
     def __init__(self) -> None:
         self._left = TimeLeft()
-        self._screen = sys.stderr.isatty()
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         left = self._left.after(step, steps)
         known = "" if left is None else f"{left / 60:5.1f} min left "
-        line = f"step {step}/{steps}  loss {loss:.4f}  {known}"
-        if self._screen:
-            typer.echo(f"\r{line}", nl=step == steps, err=True)
-        elif step * 20 // steps > (step - 1) * 20 // steps:
-            typer.echo(line.rstrip(), err=True)
+        count(step, steps, f"step {step}/{steps}  loss {loss:.4f}  {known}")
 
 
 def register(app: typer.Typer) -> None:
