@@ -44,7 +44,8 @@ class Shown:
 
 
 def pictures(bundle: Bundle, file: Path | None) -> list[Shown]:
-    """The picture in `file`, or the bundle's first golden one as a 224x224 PNG and as a 1280x720 JPEG; loads are of the last.
+    """The picture in `file`, or the bundle's last golden one, which shows a good part where it has several, as a 224x224 PNG
+    and as a 1280x720 JPEG; loads are of the last.
 
     Raises BadRequest when the file cannot be read, UnreadableImage when it is no picture.
     """
@@ -54,7 +55,7 @@ def pictures(bundle: Bundle, file: Path | None) -> list[Shown]:
         except OSError as error:
             raise BadRequest(f"{file}: {error.strerror}") from error
         return [Shown(file.name, data, media_type_of(data), decode(data, 10**9))]
-    golden = Image.fromarray(decode((bundle.folder / bundle.manifest.golden[0].file).read_bytes(), 10**9))
+    golden = Image.fromarray(decode((bundle.folder / bundle.manifest.golden[-1].file).read_bytes(), 10**9))
     found = []
     for kind, size, options in (("PNG", (224, 224), {}), ("JPEG", (1280, 720), {"quality": 92})):
         buffer = io.BytesIO()

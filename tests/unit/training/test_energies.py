@@ -88,7 +88,9 @@ def test_onnx_computes_the_same(teacher: Energies, pictures: list[np.ndarray], d
     detector = Detector(teacher, Pdn("small"), None).eval().requires_grad_(False)
     if directions is not None:
         detector.directions = torch.randn(directions, 384) / 384**0.5
-    grey = np.repeat(np.random.default_rng(0).integers(118, 122, (256, 256, 1), np.uint8), 3, axis=2)  # hardly any energy
+    grey = np.repeat(
+        np.random.default_rng(0).integers(118, 122, (256, 256, 1), np.uint8), 3, axis=2
+    )  # hardly any energy
     windows = np.stack([*pictures[:2], grey])
     expected = run_torch(detector, windows)
     answer = open_session(to_onnx(detector), form="float32", provider="cpu").run(windows, features=True)
