@@ -102,9 +102,6 @@ def whole(page: Page) -> None:
           });
           if (!seen.every((each) => each.complete && each.naturalWidth)) return false;
           await Promise.all(seen.map((each) => each.decode()));
-          const drawn = () => new Promise((done) => requestAnimationFrame(done));
-          await drawn();
-          await drawn();
           return true;
         }"""
     )
