@@ -20,11 +20,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.machine import describe
+from service.bundle.manifest import AUTO
 from service.bundle.store import EngineOptions, load_bundle
 from service.samples import KINDS, write_dataset
 from service.training.build import BuildSettings, build
 from service.training.evaluate import evaluate, find_test_images, score_all
-from service.training.teacher import AUTO
 
 RESULTS = Path("benchmarks/results/accuracy.json")
 PAGE = Path("docs/accuracy.md")

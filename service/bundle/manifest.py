@@ -13,6 +13,7 @@ from service.types import Border
 
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+AUTO = "auto"  # in place of a teacher's name: the one that suits the product, chosen by the training itself
 
 # int8-openvino and bf16 are the int8 and float32 networks as OpenVINO computes them: other scores, so thresholds of their own
 FormName = Literal["float32", "fp16", "int8", "int8-openvino", "bf16"]

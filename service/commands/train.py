@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.background import NICEST, step_behind
-from service.bundle.manifest import NAME_PATTERN
+from service.bundle.manifest import AUTO, NAME_PATTERN
 from service.commands.counting import count
 from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
@@ -36,7 +36,7 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the model; a further training is its next version.")],
     teacher: Annotated[
         str, typer.Option(help="Teacher in models/teachers/; auto: the small one that suits the product.")
-    ] = "auto",
+    ] = AUTO,
     recipe: Annotated[str, typer.Option(help="default, paper (70,000 steps) or matlab.")] = "default",
     steps: Annotated[int | None, typer.Option(min=20, help="Steps in place of the recipe's own.")] = None,
     minutes: Annotated[

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.bundle.folder import next_version, write_bundle
 from service.bundle.manifest import (
+    AUTO,
     FORM_FILES,
     Form,
     FormName,
@@ -57,7 +58,7 @@ from service.training.penalty import PenaltyImages
 from service.training.recipes import recipe_named
 from service.training.report import Report, write_report
 from service.training.select import Selection
-from service.training.teacher import AUTO, load_teacher
+from service.training.teacher import load_teacher
 from service.training.train import Evaluated, History, Progress, Trainer
 
 Picture = NDArray[np.uint8]

@@ -20,7 +20,6 @@ from service.training.network import PDN_SIZES, Pdn, PdnSize, TeacherNetwork
 
 DEFAULT_DIRECTORY = Path("models/teachers")
 DEFAULT = "pdn-small"
-AUTO = "auto"  # whichever suits the product (service/training/neighbours.py)
 
 
 @dataclass(frozen=True, slots=True)

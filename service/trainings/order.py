@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from service.bundle.manifest import NAME_PATTERN
+from service.bundle.manifest import AUTO, NAME_PATTERN
 
 RESERVED = "teachers"  # a folder beside the models
-AUTO = "auto"  # the teacher that suits the product, chosen by the training itself
 _EMPTY_IS_UNSET = BeforeValidator(lambda value: None if value == "" else value)  # as forms send it
 Text = Annotated[str | None, _EMPTY_IS_UNSET]
 Number = Annotated[float | None, _EMPTY_IS_UNSET]

@@ -27,10 +27,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.background import NICEST
+from service.bundle.manifest import AUTO
 from service.errors import Conflict, InvalidParameter, NoSuchTraining, NotInstalled
 from service.trainings import process
 from service.trainings.archive import ArchiveLimits, Unpacked, unpack
-from service.trainings.order import AUTO, Order
+from service.trainings.order import Order
 from service.trainings.progress import Progress, read_progress
 
 log = logging.getLogger("flawscribe.trainings")
