@@ -138,7 +138,7 @@ def cases() -> dict[str, Run]:
             session = open_session(model, form=form, provider="openvino", ladder=(1, 2, 4))
             found[f"openvino {name}"] = session.run
             if name in ("bf16", "int8"):
-                found[f"openvino {name}, with features"] = lambda x, run=session.run: run(x, features=True)
+                found[f"openvino {name}, with features"] = lambda x, run=session.run: run(x, "maps and features")
     return found
 
 

@@ -123,7 +123,7 @@ def from_mask(teacher: Features, rgb: Rgb, mask: Mask, recipe: PrepareRecipe) ->
 def from_detection(bundle: Bundle, rgb: Rgb, mask: Mask) -> NDArray[np.float32] | None:
     """The descriptor of the strongest detected region that touches the pixels `mask`, as served; None when none does."""
     plan = bundle.plan(rgb.shape[1], rgb.shape[0])
-    maps = bundle.session.run(prepare(rgb, plan), features=True)
+    maps = bundle.session.run(prepare(rgb, plan), "maps and features")
     anomaly_map, verdict = decide(maps, bundle, plan, None, ())
     described = describe(maps, lambda: rgb, anomaly_map, verdict)
     assert described is not None

@@ -44,7 +44,7 @@ def stages(bundle: Bundle, data: bytes, rounds: int) -> dict[str, dict[str, floa
     windows, packing = prepare(image, plan), pack_tiles(plan)
     few = packed(windows, packing)
     found: dict[str, dict[str, float]] = {}
-    maps = bundle.session.run(windows, features=True)
+    maps = bundle.session.run(windows, "maps and features")
     flawed = maps.structural.copy()
     flawed[0, 20:32, 20:32] += 10 * bundle.thresholds.reject
     for name, structural in (("good", np.zeros_like(flawed)), ("flawed", flawed)):

@@ -132,7 +132,10 @@ class Inspector:
             # features that cost time of their own are computed only for a picture that has regions to describe
             later = descriptors and bundle.session.features_apart
             answer = await self.batcher.submit(
-                bundle.session, prepared.windows, deadline, features=descriptors and not later
+                bundle.session,
+                prepared.windows,
+                deadline,
+                wanted="maps and features" if descriptors and not later else "maps",
             )
             answers, started = [answer], time.perf_counter()
             reasons = await asyncio.wrap_future(prepared.reasons)
@@ -148,7 +151,9 @@ class Inspector:
             decide_s = ended - started
             if later and verdict.regions:
                 try:
-                    answers.append(await self.batcher.submit(bundle.session, prepared.windows, deadline, features=True))
+                    answers.append(
+                        await self.batcher.submit(bundle.session, prepared.windows, deadline, wanted="features")
+                    )
                     described = await self._run(
                         self._deciders,
                         lambda: describe(unpacked(answers[1].maps, packing), prepared.pixels, anomaly_map, verdict),

@@ -54,9 +54,13 @@ class TilePlan:
         return len(self.tiles) + (1 if self.whole_width else 0)
 
 
+Wanted = Literal["maps", "maps and features", "features"]  # of a network
+
+
 @dataclass(frozen=True, slots=True)
 class WindowMaps:
-    """The network's answer to n windows: float32 [n,56,56] maps; `features` float16 [n,C,56,56] when asked for."""
+    """The network's answer to n windows: float32 [n,56,56] maps; `features` float16 [n,C,56,56] when asked for. Where nothing
+    else was wanted than they, the structural map is of no cells, [n,0,0]."""
 
     structural: NDArray[np.float32]
     logical: NDArray[np.float32] | None = None

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, FlawscribeError, NetworkFailure, NotReady, Overloaded, TooLarge
-from service.types import WindowMaps
+from service.types import Wanted, WindowMaps
 
 log = logging.getLogger("flawscribe.batcher")
 MOST_WINDOWS = 64  # in the queue where no other bound is asked for
@@ -38,7 +38,7 @@ class Runner(Protocol):
     @property
     def ladder(self) -> tuple[int, ...]: ...
 
-    def run(self, windows: NDArray[np.uint8], features: bool = False) -> WindowMaps: ...
+    def run(self, windows: NDArray[np.uint8], wanted: Wanted = "maps") -> WindowMaps: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Job:
     runner: Runner
     windows: NDArray[np.uint8]
     deadline: float
-    features: bool
+    wanted: Wanted
     future: Future[Answer]
     queued: float
     started: float = 0.0
@@ -167,17 +167,17 @@ class Batcher:
         return room and others > 0 and (not own or own + windows <= bound // (others + 1))
 
     async def submit(
-        self, runner: Runner, windows: NDArray[np.uint8], deadline: float, *, features: bool = False
+        self, runner: Runner, windows: NDArray[np.uint8], deadline: float, *, wanted: Wanted = "maps"
     ) -> Answer:
-        """Maps of one picture's windows uint8 [n,256,256,3], n >= 1, with the teacher's `features` when they are wanted.
-        `deadline`: time.monotonic() after which it is not run.
+        """What is `wanted` of one picture's windows uint8 [n,256,256,3], n >= 1. `deadline`: time.monotonic() after which it
+        is not run.
 
         Raises DeadlineExceeded, NetworkFailure, NotReady when closing, ValueError without a window. Cancelling the caller
         takes the picture out of the queue.
         """
         if not len(windows):
             raise ValueError("a picture has at least one window")
-        job = _Job(runner, windows, deadline, features, Future(), time.monotonic())
+        job = _Job(runner, windows, deadline, wanted, Future(), time.monotonic())
         with self._ready:
             if self._closing:
                 raise NotReady("the service is shutting down", retry_after=5)
@@ -225,9 +225,8 @@ class Batcher:
             return not self._closing
 
     def _take(self) -> list[_Slice]:
-        """The next batch: of the model whose turn was longest ago, in order of arrival, at most its largest rung; the
-        departed and expired fall out."""
-        expired: list[_Job] = []
+        """The next batch: of the model whose turn was longest ago, in order of arrival, at most its largest rung, all of what
+        the first wants; the departed and expired fall out."""
         batch: list[_Slice] = []
         with self._ready:
             now = time.monotonic()
@@ -239,7 +238,7 @@ class Batcher:
             for job in waiting:
                 if now > job.deadline:
                     continue
-                if room and job.runner is runner:
+                if room and job.runner is runner and job.wanted == (batch[0].job if batch else job).wanted:
                     count = min(room, job.left)
                     batch.append(_Slice(job, job.taken, job.taken + count))
                     job.started = job.started or now
@@ -271,7 +270,7 @@ class Batcher:
         windows = sum(part.stop - part.start for part in batch)
         try:
             together = np.concatenate([part.windows for part in batch]) if len(batch) > 1 else batch[0].windows
-            maps = runner.run(together, any(part.job.features for part in batch))
+            maps = runner.run(together, batch[0].job.wanted)
             if len(maps.structural) != windows:
                 raise ValueError(f"the network answered {len(maps.structural)} of {windows} windows")
         except Exception as error:
@@ -346,10 +345,9 @@ def _join(pieces: list[WindowMaps]) -> WindowMaps:
     if len(pieces) == 1:
         return pieces[0]
     logical = [piece.logical for piece in pieces if piece.logical is not None]
-    # a piece that shared its batch with another picture's may carry features that were not asked for
     features = [piece.features for piece in pieces if piece.features is not None]
     return WindowMaps(
         np.concatenate([piece.structural for piece in pieces]),
         np.concatenate(logical) if logical else None,
-        np.concatenate(features) if len(features) == len(pieces) else None,
+        np.concatenate(features) if features else None,
     )

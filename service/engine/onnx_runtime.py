@@ -26,13 +26,13 @@ class OnnxRuntimeSession(Session):
         super().__init__(form, provider, ladder, {output.name for output in session.get_outputs()})
         self._session = session
 
-    def _infer(self, windows: NDArray[np.uint8], wanted: list[str]) -> list[NDArray[Any]]:
+    def _infer(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
         if self.provider == "cpu":
-            answers: list[NDArray[Any]] = self._session.run(wanted, {"image": windows})
+            answers: list[NDArray[Any]] = self._session.run(names, {"image": windows})
             return answers
         binding = self._session.io_binding()
         binding.bind_cpu_input("image", windows)
-        for name in wanted:
+        for name in names:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         bound: list[NDArray[Any]] = binding.copy_outputs_to_cpu()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service.errors import BundleRefused, NotReady
 from service.image.prepare import WINDOW
-from service.types import WindowMaps
+from service.types import Wanted, WindowMaps
 
 Provider = Literal["auto", "cpu", "openvino", "cuda"]
 OPENVINO_FORMS = ("int8-openvino", "bf16")  # whose scores are OpenVINO's: engines round int8 differently
@@ -31,7 +31,8 @@ _M_ARENA_MAX = -8  # glibc's malloc.h
 class Session(ABC):
     """A loaded network. `run` may be called from one thread at a time. `outputs`: the names that the network gives.
 
-    `features_apart`: whether a run without features saves their time.
+    `features_apart`: whether features are a network of their own, so that a run without them saves their time, and one for
+    them alone that of the maps.
     """
 
     features_apart = False
@@ -44,35 +45,36 @@ class Session(ABC):
         self._seen: set[int] = set()  # rungs that have run
         self._maps = ["structural_map", "logical_map"] if self.has_logical else ["structural_map"]
 
-    def run(self, windows: NDArray[np.uint8], features: bool = False) -> WindowMaps:
-        """Maps of `windows` uint8 [n,256,256,3], n >= 1, in as many runs as the ladder needs; `features` when asked for.
+    def run(self, windows: NDArray[np.uint8], wanted: Wanted = "maps") -> WindowMaps:
+        """What is `wanted` of `windows` uint8 [n,256,256,3], n >= 1, in as many runs as the ladder needs.
 
         A failing run raises the engine's own exceptions.
         """
-        wanted = [*self._maps, "features"] if features else self._maps
+        names = [*(() if wanted == "features" else self._maps), *(() if wanted == "maps" else ("features",))]
         top = self.ladder[-1]
-        pieces = [self._rung(windows[start : start + top], wanted) for start in range(0, len(windows), top)]
+        pieces = [self._rung(windows[start : start + top], names) for start in range(0, len(windows), top)]
         whole = pieces[0] if len(pieces) == 1 else [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        named = dict(zip(wanted, whole, strict=True))
-        return WindowMaps(named["structural_map"], named.get("logical_map"), named.get("features"))
+        named = dict(zip(names, whole, strict=True))
+        none = np.empty((len(windows), 0, 0), np.float32)
+        return WindowMaps(named.get("structural_map", none), named.get("logical_map"), named.get("features"))
 
     def warm_up(self) -> None:
         """Run every rung that has not run yet, so that no request pays for the first use of a shape."""
         for rung in set(self.ladder) - self._seen:
             self.run(np.zeros((rung, WINDOW, WINDOW, 3), np.uint8))
 
-    def _rung(self, windows: NDArray[np.uint8], wanted: list[str]) -> list[NDArray[Any]]:
-        """The `wanted` outputs for at most the largest rung's windows."""
+    def _rung(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
+        """The outputs of those `names` for at most the largest rung's windows."""
         count = len(windows)
         rung = next(size for size in self.ladder if size >= count)
         self._seen.add(rung)
         if rung > count:  # filled up with copies: a shape outside the ladder would be planned anew
             windows = np.concatenate([windows, np.repeat(windows[-1:], rung - count, axis=0)])
-        return [output[:count] for output in self._infer(np.ascontiguousarray(windows), wanted)]
+        return [output[:count] for output in self._infer(np.ascontiguousarray(windows), names)]
 
     @abstractmethod
-    def _infer(self, windows: NDArray[np.uint8], wanted: list[str]) -> list[NDArray[Any]]:
-        """The `wanted` outputs for windows whose number is a rung's."""
+    def _infer(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
+        """The outputs of those `names`, features last, for windows whose number is a rung's."""
 
 
 def open_session(

@@ -20,6 +20,7 @@ from service.api.app import create_app
 from service.api.connection import Connection
 from service.api.state import ServiceState
 from service.settings import Settings
+from service.types import Wanted
 
 
 @dataclass
@@ -94,11 +95,11 @@ class Gate:
         self._session = session
         session.run = self._held
 
-    def _held(self, windows: np.ndarray, features: bool = False) -> Any:
+    def _held(self, windows: np.ndarray, wanted: Wanted = "maps") -> Any:
         self.batches.append(len(windows))
         self.entered.release()
         assert self.opened.wait(30)
-        return self._run(windows, features)
+        return self._run(windows, wanted)
 
     def restore(self) -> None:
         """Let the session run freely again."""

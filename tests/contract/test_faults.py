@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service.types import Wanted
 from tests.contract.serving import Gate, Service, running, wait_until
 from tests.networks import POISON, grey_picture, png, write_bundle
 
@@ -152,7 +153,7 @@ def test_a_poisoned_picture_fails_alone(small: Service, pool: concurrent.futures
 def test_the_death_of_the_inference_thread_strands_nobody(small: Service) -> None:
     original = small.session.run
 
-    def die(windows: np.ndarray, features: bool = False) -> Any:
+    def die(windows: np.ndarray, wanted: Wanted = "maps") -> Any:
         small.session.run = original
         raise SystemExit("the thread is gone")
 

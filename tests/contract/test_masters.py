@@ -101,7 +101,7 @@ def test_the_change_is_counted_from_the_first_check(service: Service) -> None:
     first = service.client.post("/models/probe/checks").json()["results"][0]
     network = service.session
     run = network.run
-    network.run = lambda windows, features=False: run((windows * 0.9).astype("uint8"), features)  # a darker lamp
+    network.run = lambda windows, wanted="maps": run((windows * 0.9).astype("uint8"), wanted)  # a darker lamp
     try:
         for _ in range(2):
             (later,) = service.client.post("/models/probe/checks").json()["results"]

@@ -25,7 +25,7 @@ from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloade
 from service.image import decode as decode_module
 from service.inspector import Inspector, Picture, anomaly_map_of
 from service.metrics import Metrics
-from service.types import Decision, Inspection, WindowMaps
+from service.types import Decision, Inspection, Wanted, WindowMaps
 from tests.networks import OPEN_GATE, POISON, grey_picture, png, write_bundle
 
 CPU = EngineOptions(provider="cpu", threads=1)
@@ -216,11 +216,11 @@ class Held:
         self.form, self.provider = session.form, session.provider
         self.runs = 0
 
-    def run(self, windows: np.ndarray, features: bool = False) -> WindowMaps:
+    def run(self, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
         self.runs += 1
         self.entered.set()
         assert self.gate.wait(30)
-        maps: WindowMaps = self._session.run(windows, features)
+        maps: WindowMaps = self._session.run(windows, wanted)
         return maps
 
 
@@ -346,32 +346,32 @@ def test_descriptors_come_when_asked_for_one_a_region(make: Made, probe: Bundle)
 def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
     make: Made, probe: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
+    asked: list[Wanted] = []
     inspector = make()
     expected = inspect(inspector, probe, flawed(20), descriptors=True)
     run = type(probe.session).run
 
-    def noted(session: Session, windows: np.ndarray, features: bool = False) -> WindowMaps:
-        asked.append(features)
-        return run(session, windows, features)
+    def noted(session: Session, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
+        asked.append(wanted)
+        return run(session, windows, wanted)
 
     monkeypatch.setattr(type(probe.session), "run", noted)
     monkeypatch.setattr(type(probe.session), "features_apart", True)
     good = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
     assert good.descriptors is not None
-    assert (asked, len(good.descriptors)) == ([False], 0)
+    assert (asked, len(good.descriptors)) == (["maps"], 0)
     asked.clear()
     found = inspect(inspector, probe, flawed(20), descriptors=True)
-    assert asked == [False, True]
+    assert asked == ["maps", "features"]
     assert found.verdict == expected.verdict
     assert found.descriptors is not None
     assert expected.descriptors is not None
     np.testing.assert_array_equal(found.descriptors, expected.descriptors)
 
-    def broken(session: Session, windows: np.ndarray, features: bool = False) -> WindowMaps:
-        if features:
+    def broken(session: Session, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
+        if wanted == "features":
             raise RuntimeError("no features")
-        return run(session, windows, features)
+        return run(session, windows, wanted)
 
     monkeypatch.setattr(type(probe.session), "run", broken)
     told = inspect(inspector, probe, flawed(20), descriptors=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from service.engine.batcher import Answer, Batcher
 from service.errors import DeadlineExceeded, FlawscribeError, NetworkFailure, NotReady, Overloaded, TooLarge
-from service.types import WindowMaps
+from service.types import Wanted, WindowMaps
 
 FOREVER = float("inf")
 
@@ -32,14 +32,14 @@ class Numbers:
         self.gate.set()
         self.judge = judge or (lambda _: None)
 
-    def run(self, windows: np.ndarray, features: bool = False) -> WindowMaps:
+    def run(self, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
         numbers = [int(number) for number in windows.ravel()]
         self.batches.append(numbers)
         self.entered.release()
         assert self.gate.wait(30)
         self.judge(numbers)
         maps = windows.astype(np.float32).reshape(-1, 1, 1)
-        return WindowMaps(maps, -maps, maps.astype(np.float16) if features else None)
+        return WindowMaps(maps, -maps, None if wanted == "maps" else maps.astype(np.float16))
 
     async def held(self) -> None:
         """Wait until a batch is at the gate."""
@@ -408,7 +408,7 @@ def test_an_expected_error_keeps_its_kind(batcher: Batcher) -> None:
 
 def test_a_network_that_answers_too_few_windows_fails_the_picture(batcher: Batcher) -> None:
     class Short(Numbers):
-        def run(self, windows: np.ndarray, features: bool = False) -> WindowMaps:
+        def run(self, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
             return super().run(windows[:-1])
 
     with pytest.raises(NetworkFailure, match="1 of 2 windows"):
@@ -576,7 +576,7 @@ def test_whatever_happens_every_picture_gets_its_own_answer(plans: list[tuple[in
     assert batcher.reserved_windows == batcher.pictures == 0
 
 
-def test_features_come_to_those_who_asked_also_in_pieces_and_mixed_batches(batcher: Batcher) -> None:
+def test_features_come_to_those_who_asked_also_in_pieces_and_others_do_not_pay_for_them(batcher: Batcher) -> None:
     runner = Numbers()
 
     async def scenario() -> list[Answer]:
@@ -584,7 +584,7 @@ def test_features_come_to_those_who_asked_also_in_pieces_and_mixed_batches(batch
         tasks = await start(batcher.submit(runner, picture(0), FOREVER))
         await runner.held()
         tasks += await start(
-            batcher.submit(runner, picture(1, 2, 3, 4, 5), FOREVER, features=True),
+            batcher.submit(runner, picture(1, 2, 3, 4, 5), FOREVER, wanted="maps and features"),
             batcher.submit(runner, picture(6, 7, 8, 9, 10), FOREVER),
         )
         runner.gate.set()
@@ -594,5 +594,6 @@ def test_features_come_to_those_who_asked_also_in_pieces_and_mixed_batches(batch
     assert first.maps.features is None
     assert wanting.maps.features is not None
     assert wanting.maps.features.ravel().tolist() == [1, 2, 3, 4, 5]
-    assert plain.maps.features is None  # only some of its windows shared a batch with the other's
+    assert plain.maps.features is None
     assert numbers_of(plain) == [6, 7, 8, 9, 10]
+    assert runner.batches == [[0], [1, 2, 3, 4], [5], [6, 7, 8, 9], [10]]

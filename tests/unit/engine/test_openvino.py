@@ -30,8 +30,8 @@ def opened(form: str = "float32", threads: int = 1, **options: Any) -> Any:
 def test_its_maps_and_features_are_onnx_runtime_s(threads: int) -> None:
     session = opened(threads=threads)
     assert (session.provider, session.has_logical) == ("openvino", True)
-    theirs = open_session(NETWORK, form="float32", provider="cpu", threads=1).run(WINDOWS, features=True)
-    mine = session.run(WINDOWS, features=True)
+    theirs = open_session(NETWORK, form="float32", provider="cpu", threads=1).run(WINDOWS, "maps and features")
+    mine = session.run(WINDOWS, "maps and features")
     np.testing.assert_allclose(mine.structural, theirs.structural, atol=1e-3)
     np.testing.assert_allclose(mine.logical, theirs.logical, atol=1e-3)
     np.testing.assert_allclose(mine.features, theirs.features, atol=0.05)  # float16 at 50
@@ -68,10 +68,20 @@ def test_a_batch_that_fails_does_not_spoil_the_next_one() -> None:
     np.testing.assert_array_equal(session.run(WINDOWS[:2]).structural, expected)
 
 
-def test_warming_up_compiles_what_features_need_too() -> None:
-    session = opened()
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_features_alone_are_those_beside_the_maps(count: int) -> None:
+    session = opened(threads=2)
+    expected = session.run(WINDOWS[:count], "maps and features").features
+    found = session.run(WINDOWS[:count], "features")
+    assert found.structural.shape == (count, 0, 0)
+    np.testing.assert_array_equal(found.features, expected)
+
+
+def test_after_warming_up_nothing_is_compiled_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(threads=2)
     session.warm_up()
-    assert sorted(session._alone) == [False, True]
+    monkeypatch.setattr(session, "_compile", lambda _: pytest.fail("a request waited for it"))
+    assert session.run(WINDOWS, "maps and features").features.shape[0] == len(WINDOWS)
 
 
 def test_a_network_that_cannot_be_loaded_is_refused() -> None:

@@ -84,7 +84,7 @@ def test_features_are_fetched_when_asked_for_only() -> None:
     session = opened(ladder=(4,))
     spy = spied(session)
     assert session.run(WINDOWS[:3]).features is None
-    features = session.run(WINDOWS[:3], features=True).features
+    features = session.run(WINDOWS[:3], "maps and features").features
     assert features is not None
     assert features.shape == (3, 384, 56, 56)
     assert features.dtype == np.float16
@@ -106,7 +106,7 @@ def test_outputs_are_told_by_name_not_by_order() -> None:
     model.graph.output.extend(outputs)
     turned = open_session(model.SerializeToString(), form="float32", provider="cpu", threads=1)
     np.testing.assert_array_equal(
-        turned.run(WINDOWS[:2], features=True).structural, opened(global_map=True).run(WINDOWS[:2]).structural
+        turned.run(WINDOWS[:2], "maps and features").structural, opened(global_map=True).run(WINDOWS[:2]).structural
     )
 
 

@@ -93,7 +93,7 @@ def test_onnx_computes_the_same(teacher: Energies, pictures: list[np.ndarray], d
     )  # hardly any energy
     windows = np.stack([*pictures[:2], grey])
     expected = run_torch(detector, windows)
-    answer = open_session(to_onnx(detector), form="float32", provider="cpu").run(windows, features=True)
+    answer = open_session(to_onnx(detector), form="float32", provider="cpu").run(windows, "maps and features")
     assert np.abs(answer.structural / expected.structural - 1).max() < 1e-3
     features = teacher(normalise(torch.from_numpy(windows))).numpy()
     assert answer.features is not None
@@ -109,7 +109,7 @@ def test_int8_leaves_the_energies_as_they_are(teacher: Energies, pictures: list[
     rounded = [node for node in onnx.load_model_from_string(int8).graph.node if node.op_type == "DequantizeLinear"]
     assert rounded, "the student is quantised"
     full, short = (
-        open_session(data, form=form, provider="cpu").run(windows, features=True)
+        open_session(data, form=form, provider="cpu").run(windows, "maps and features")
         for data, form in ((plain, "float32"), (int8, "int8"))
     )
     assert full.features is not None

@@ -15,8 +15,8 @@ WINDOWS = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), dtype=np.u
 def test_the_fp16_form_answers_like_the_float32_form() -> None:
     network = field_network(np.random.default_rng(1).normal(0, 1, (33, 33)).astype(np.float32))
     half = halve(network)
-    plain = open_session(network, form="float32", provider="cpu").run(WINDOWS, features=True)
-    answer = open_session(half, form="fp16", provider="cpu").run(WINDOWS, features=True)
+    plain = open_session(network, form="float32", provider="cpu").run(WINDOWS, "maps and features")
+    answer = open_session(half, form="fp16", provider="cpu").run(WINDOWS, "maps and features")
     spread = plain.structural.max() - plain.structural.min()
     assert 0 < np.abs(answer.structural - plain.structural).max() < 0.005 * spread
     assert answer.structural.dtype == np.float32
