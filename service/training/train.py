@@ -119,8 +119,9 @@ class Trainer:
         windows, raw = self.bank.windows(rng, recipe.batch)
         imitation = self._student(windows, 0, TEACHER_CHANNELS)
         loss = hard_loss(self._standard(raw) - imitation, recipe.hard_share)
-        general = self.penalty.draw(rng, recipe.penalty_batch, recipe.penalty_side).to(self.device)
-        loss = loss + self._student(general, 0, TEACHER_CHANNELS).square().mean()
+        if recipe.penalty_batch:
+            general = self.penalty.draw(rng, recipe.penalty_batch, recipe.penalty_side).to(self.device)
+            loss = loss + self._student(general, 0, TEACHER_CHANNELS).square().mean()
         if self.detector.autoencoder is None:
             return loss
         wholes, raw_wholes = self.bank.augmented_wholes(rng, recipe.whole_batch)

@@ -1,0 +1,189 @@
+"""What each part of EfficientAD's recipe is worth with our teachers, and image AUROC over compute of the default recipe
+beside the paper's.
+
+    python -m benchmarks.recipes --sets bottle brushed-metal --steps 400          # ablations
+    python -m benchmarks.recipes --sets bottle --curve                            # the same set, two recipes, more and more steps
+
+Each row is one training from the same pictures, teacher and seed, judged on the test images in float32, without the forms that
+serve. Rows `of the same training` change how its maps are read and cost no training. The drop of the learning rate falls where
+each run ends. Results: benchmarks/results/recipes.json; goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.accuracy import REAL, TILES, prepare_set
+from benchmarks.machine import describe
+from service.decision.scale import picture_map
+from service.image.decode import decode
+from service.image.prepare import plan_tiles, prepare
+from service.samples import KINDS
+from service.training.build import JUDGE_FLAWS, JUDGE_WINDOWS
+from service.training.data import MAX_PIXELS, choose_recipe, load_pictures, split_folder
+from service.training.directions import look_along
+from service.training.evaluate import find_test_images
+from service.training.features import FeatureBank
+from service.training.metrics import auroc
+from service.training.neighbours import choose_teacher
+from service.training.network import Detector
+from service.training.penalty import PenaltyImages
+from service.training.recipes import Recipe, recipe_named
+from service.training.select import Selection, run_torch
+from service.training.train import Trainer
+from service.types import AnomalyMap, TilePlan, WindowMaps
+
+RESULTS = Path("benchmarks/results/recipes.json")
+CURVE = {"default": (50, 100, 200, 400, 800), "paper": (200, 500, 1000, 2000, 4000)}
+Row = dict[str, Any]
+
+
+class Material:
+    """A set made ready once for all its trainings, with the teacher that training chooses for it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        data, _, group_by = prepare_set(name, 0, folder)
+        splits = split_folder(data, group_by, 0)
+        self.recipe = choose_recipe((*splits.train, *splits.validation, *splits.calibration), None)
+        pictures, self.held_out = (load_pictures(part) for part in (splits.train, splits.validation))
+        image = splits.train[0]
+        plan = plan_tiles(image.width, image.height, self.recipe, global_map=False)
+        self.min_flaw_px = 8 * image.width / plan.working_width  # as training takes it by itself
+        self.tests = find_test_images(data)
+        judge = self.selection(1, global_map=True, each=JUDGE_FLAWS, windows=JUDGE_WINDOWS)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teachers = Path("models/teachers")
+        self.teacher = choose_teacher(teachers, pictures, self.recipe, judge.examples, device, print)
+        self.bank = FeatureBank(pictures, self.recipe, self.teacher.network.to(device))
+
+    def selection(self, seed: int, *, global_map: bool, each: int = 2, windows: int = 60) -> Selection:
+        """Painted flaws on held-out normals, as `build` has them."""
+        return Selection(
+            self.held_out,
+            self.recipe,
+            global_map=global_map,
+            min_flaw_px=self.min_flaw_px,
+            seed=seed,
+            flaws_each=each,
+            window_limit=windows,
+        )
+
+
+def train(material: Material, recipe: Recipe, *, global_map: bool, folder: Path) -> tuple[Detector, Selection, Row]:
+    """One training, with the directions that its recipe looks along; how long it took and ran."""
+    chooser = material.selection(0, global_map=global_map)
+    trainer = Trainer(
+        material.teacher.network, material.bank, PenaltyImages(None), chooser, recipe, global_map=global_map
+    )
+    began = time.monotonic()
+    checkpoint = folder / "checkpoint.pt"
+    checkpoint.unlink(missing_ok=True)
+    detector = trainer.run(checkpoint)
+    seconds = time.monotonic() - began
+    if recipe.directions is not None:
+        look_along(detector, recipe.directions, material.selection(2, global_map=False, each=3, windows=120), chooser)
+    return detector, chooser, {"steps": len(trainer.history.losses), "seconds": round(seconds)}
+
+
+class Reader:
+    """The test images' maps of one detector, read in several ways."""
+
+    def __init__(self, material: Material, detector: Detector, chooser: Selection) -> None:
+        chooser.score(detector)  # sets the quantiles
+        self.chooser, self.detector, self.material = chooser, detector, material
+        self.flawed = np.array([image.defect != "good" for image in material.tests])
+        self.maps: list[tuple[WindowMaps, TilePlan]] = []
+        for image in material.tests:
+            rgb = decode(image.path.read_bytes(), MAX_PIXELS)
+            plan = plan_tiles(rgb.shape[1], rgb.shape[0], material.recipe, global_map=detector.autoencoder is not None)
+            self.maps.append((run_torch(detector, prepare(rgb, plan)), plan))
+
+    def without_quantiles(self) -> float:
+        """Both maps in the units in which the network gives them, so that the louder one rules; borders levelled as ever."""
+        (low, low_logical), (high, high_logical) = self.detector.q_a.tolist(), self.detector.q_b.tolist()
+        scores = []
+        for maps, plan in self.maps:
+            mapped = self._map(maps, plan)
+            assert mapped.logical is not None
+            structural = 10 * mapped.structural * (high - low) + low
+            scores.append((structural + 10 * mapped.logical * (high_logical - low_logical) + low_logical).max())
+        return round(auroc(np.array(scores), self.flawed), 4)
+
+    def auroc(self, *, structural_only: bool = False) -> float:
+        """Image AUROC of the served map, or of its structural half."""
+        taken = [(WindowMaps(maps.structural) if structural_only else maps, plan) for maps, plan in self.maps]
+        return round(auroc(np.array([self._map(maps, plan).score for maps, plan in taken]), self.flawed), 4)
+
+    def _map(self, maps: WindowMaps, plan: TilePlan) -> AnomalyMap:
+        return picture_map(maps, plan, self.material.min_flaw_px, None, self.chooser.border)
+
+
+def ablations(material: Material, steps: int, folder: Path) -> Iterator[Row]:
+    """The default recipe, each part of it changed, and its maps read otherwise."""
+    default = replace(recipe_named("default", 0), steps=steps)
+    changes = {
+        "default": default,
+        "hard loss of the paper's 0.1 %": replace(default, hard_share=0.001),
+        "no hard loss: all elements": replace(default, hard_share=1.0),
+        "no penalty": replace(default, penalty_batch=0),
+        "no autoencoder": default,
+    }
+    for variant, recipe in changes.items():
+        detector, chooser, told = train(material, recipe, global_map=variant != "no autoencoder", folder=folder)
+        reader = Reader(material, detector, chooser)
+        yield {"variant": variant, "image_auroc": reader.auroc(), **told}
+        if variant == "default":
+            same = {**told, "of_the_same_training": True}
+            yield {"variant": "no quantile normalisation", "image_auroc": reader.without_quantiles(), **same}
+            yield {"variant": "the structural map alone", "image_auroc": reader.auroc(structural_only=True), **same}
+            detector.directions = None
+            every = Reader(material, detector, chooser)
+            yield {"variant": "all channels, no directions", "image_auroc": every.auroc(), **same}
+
+
+def curve(material: Material, folder: Path) -> Iterator[Row]:
+    """Both recipes, each with more and more steps."""
+    for name, many in CURVE.items():
+        for steps in many:
+            recipe = replace(recipe_named(name, 0), steps=steps, patience=None)
+            detector, chooser, told = train(material, recipe, global_map=True, folder=folder)
+            yield {"recipe": name, "image_auroc": Reader(material, detector, chooser).auroc(), **told}
+
+
+def main() -> None:
+    """Run what has no row yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = (*KINDS, *REAL, *TILES)
+    parser.add_argument("--sets", nargs="+", choices=names, default=["bottle", "brushed-metal"])
+    parser.add_argument("--steps", type=int, default=400, help="of each ablation, at most")
+    parser.add_argument("--curve", action="store_true", help="AUROC over compute, in place of ablations")
+    options = parser.parse_args()
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe()}
+    kind = "curve" if options.curve else "ablations"
+    for name in options.sets:
+        if any(row["set"] == name for row in kept.get(kind, [])):
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            ready = Material(name, Path(place))
+            found = curve(ready, Path(place)) if options.curve else ablations(ready, options.steps, Path(place))
+            rows = []
+            for row in found:
+                rows.append({"set": name, "teacher": ready.teacher.name, **row})
+                print(rows[-1], flush=True)
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else kept  # another process may have added some
+        kept[kind] = kept.get(kind, []) + rows
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
