@@ -2,7 +2,7 @@
 
 A descriptor is a vector of a region's features, shape and colour (descriptor.py). Cases are compared only within one product,
 one teacher and one making of descriptors. What is far from every case is `unknown`, not a guess. How far is far, and what a
-vote is worth, is read off the cases themselves by leaving each inspection out in turn (calibration.py).
+vote is worth, is read off the cases themselves by leaving each inspection out in turn, and each label (calibration.py).
 
 Readers take no lock: they work on the shelf that was there when they began; a writer makes the next one beside it.
 """
@@ -53,9 +53,9 @@ class Case(Protocol):
 class Recall:
     """What memory says of a flaw.
 
-    `guess`: the label that won the vote; `label`: the same, or `unknown` when the flaw is far from its cases; `confidence`: how
-    often such votes were right, 0..1; `sure`: memory may answer alone. `causes` and `action`: those of the nearest cases of that
-    label; `similar` and `cases`: the nearest cases, nearest first.
+    `guess`: the label that won the vote; `label`: the same, or `unknown` when the flaw is far from its cases or the vote rather
+    wrong; `confidence`: how often such votes were right, 0..1; `sure`: memory may answer alone. `causes` and `action`: those of
+    the nearest cases of that label; `similar` and `cases`: the nearest cases, nearest first.
     """
 
     label: str
@@ -123,7 +123,7 @@ class Memory:
             return None
         found = shelf.ask(descriptor, most)
         guess = shelf.labels[found.winner]
-        label = UNKNOWN if found.far else guess
+        label = UNKNOWN if found.unknown else guess
         near = [shelf.cases[index] for index in found.nearest]
         mine = [case for case in near if case.label == label]
         distances = [round(float(value), 6) for value in found.cosines]
@@ -131,7 +131,7 @@ class Memory:
             label=label,
             guess=guess,
             confidence=found.confidence,
-            sure=not found.far and found.confidence >= self._sure_from,
+            sure=not found.unknown and found.confidence >= self._sure_from,
             causes=tuple(dict.fromkeys(case.cause for case in mine if case.cause))[:_MOST_CAUSES],
             action=next((case.action for case in mine if case.action), ""),
             similar=tuple(SimilarCase(c.inspection_id, c.label, d) for c, d in zip(near, distances, strict=True)),

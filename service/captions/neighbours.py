@@ -44,15 +44,22 @@ class Bank:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """`shares` [labels] add up to 1; `nearest`: case indices, nearest first, and their squared `distances`."""
+    """`shares` [labels] add up to 1; `nearest`: case indices, nearest first, and their squared `distances`; `own`: the squared
+    distance of the winner's nearest case."""
 
     shares: NDArray[np.float64]
     nearest: Indices
     distances: Floats
+    own: float
 
     @property
     def winner(self) -> int:
         return int(self.shares.argmax())
+
+    @property
+    def doubt(self) -> float:
+        """Grows with the distance and as the vote is less of one mind (docs/decisions/0021)."""
+        return float(self.own / self.shares.max() ** 2)
 
 
 def embed(descriptors: Floats) -> Floats:
@@ -119,7 +126,11 @@ def vote(cases: Bank, query: Floats, most: int = _VOTERS) -> Vote:
     scaled = np.where(known, to_means / max(to_means[known].min(), 1e-6), np.inf)
     by_mean = np.exp(-4 * (scaled - 1))
     shares = by_case / by_case.sum() + by_mean / by_mean.sum()
-    return Vote(shares / 2, nearest, distances)
+    winner = shares.argmax()
+    mine = distances[cases.labels[nearest] == winner]
+    # won by its mean alone: its own cases are all further than the nearest found
+    own = mine[0] if len(mine) else apart[cases.labels == winner].min()
+    return Vote(shares / 2, nearest, distances, float(own))
 
 
 def _sums(rows: Floats, labels: Indices, count: int) -> Floats:

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 _REFIT_BELOW = 50  # cases: up to here metric and calibration follow every case
 _REFIT_GROWTH = 1.1
+_LIKELY = 0.5  # below this confidence an answer is more often wrong than right
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The vote's winner by label index, whether it is too far to be that, how often such votes were right, and the nearest
-    cases with the cosine distances of their features, 0..2."""
+    """The vote's winner by label index, whether the flaw is rather something else, how often such votes were right, and the
+    nearest cases with the cosine distances of their features, 0..2."""
 
     winner: int
-    far: bool
+    unknown: bool
     confidence: float
     nearest: Indices
     cosines: NDArray[np.float32]
@@ -72,15 +73,12 @@ class Shelf:
         self._check(descriptor)
         embedded = embed(np.asarray(descriptor, np.float32)[None])
         told = vote(self.bank, self.metric(embedded)[0], max(1, most))
-        winner = told.winner
-        nearest = told.distances[self.bank.labels[told.nearest] == winner]
-        # won by its mean alone: its own cases are all further than the nearest named
-        distance = float(nearest[0]) if len(nearest) else float(told.distances[-1])
+        confidence = self.calibration.confidence(told)
         features = slice(None, -FIGURES)
         return Found(
-            winner=winner,
-            far=self.calibration.is_far(winner, distance),
-            confidence=self.calibration.confidence(float(told.shares.max())),
+            winner=told.winner,
+            unknown=confidence < _LIKELY or self.calibration.is_far(told),
+            confidence=confidence,
             nearest=told.nearest,
             cosines=_cosine_distances(self.embedded[told.nearest, features], embedded[0, features]),
         )

@@ -69,6 +69,52 @@ def test_a_flaw_far_from_all_cases_is_unknown_and_not_sure() -> None:
     assert len(found.similar) == 5
 
 
+def recalled(spread: float, labels: tuple[str, ...]) -> list[Recall]:
+    """What memories of `LABELS` say of further flaws of `labels`; the flaws of a label differ by `spread`."""
+    found = []
+    for seed in range(5):
+        memory = Memory(
+            replace(item, descriptor=descriptor(item.label, np.random.default_rng((seed, number)), spread))
+            for number, item in enumerate(cases(15))
+        )
+        queries = (descriptor(label, np.random.default_rng((9, n)), spread) for label in labels for n in range(40))
+        found += [memory.recall("plate", TEACHER, query) for query in queries]
+    return [item for item in found if item is not None]
+
+
+def test_a_label_never_reviewed_is_not_answered_alone_even_where_labels_are_hardly_apart() -> None:
+    # leaving inspections out alone tells nothing of it: then every other one is answered
+    answered = float(np.mean([found.sure for found in recalled(0.5, ("rust",))]))
+    assert answered <= 0.2
+
+
+def test_known_labels_are_still_answered_alone_and_rightly_where_they_are_apart() -> None:
+    found = recalled(0.25, LABELS)
+    right = [item.label == label for item, label in zip(found, 5 * np.repeat(LABELS, 40).tolist(), strict=True)]
+    sure = np.array([item.sure for item in found])
+    assert sure.mean() >= 0.7
+    assert np.array(right)[sure].mean() >= 0.97
+
+
+def test_one_label_alone_is_answered_near_its_cases_only() -> None:
+    memory = Memory(cases(15, ("dent",)))
+    near = [asked(memory, "dent", seed).sure for seed in range(5000, 5030)]
+    far = [asked(memory, "rust", seed).sure for seed in range(5000, 5030)]
+    assert np.mean(near) >= 0.6
+    assert not any(far)
+
+
+def test_a_vote_is_the_more_doubtful_the_further_and_the_less_of_one_mind_it_is() -> None:
+    rows = np.array([[0, 0], [0, 1], [9, 0], [9, 1]], np.float32)
+    known = bank(rows, np.array([0, 0, 1, 1]), 2)
+    at = [vote(known, np.array(place, np.float32)) for place in ([0, 0.5], [-2, 0.5], [2, 0.5], [4.4, 0.5])]
+    assert [told.winner for told in at] == [0, 0, 0, 0]
+    assert at[1].own == at[2].own == pytest.approx(4.25)
+    assert at[0].doubt < at[1].doubt < at[2].doubt < at[3].doubt
+    won_by_its_mean = vote(known, np.array([-2, 0.5], np.float32), most=1)
+    assert won_by_its_mean.own == pytest.approx(4.25)
+
+
 def test_most_flaws_of_a_known_label_are_not_called_unknown() -> None:
     memory = Memory(cases(20))
     answers = [asked(memory, label, seed).label == label for label in LABELS for seed in range(5000, 5030)]
@@ -168,9 +214,8 @@ def test_regions_of_one_inspection_do_not_vouch_for_each_other() -> None:
     _, labels = np.unique([item.label for item in twins], return_inverse=True)
     _, groups = np.unique([item.inspection_id for item in twins], return_inverse=True)
     found = calibrate(embed(np.stack([item.descriptor for item in twins])), labels, groups, 3)
-    assert len(found.shares) == 0
-    assert found.confidence(1.0) == 0.5
-    assert not asked(Memory(twins), "dent").sure
+    assert len(found.doubts) == 0
+    assert (asked(Memory(twins), "dent").confidence, asked(Memory(twins), "dent").sure) == (0.5, False)
 
 
 @given(st.permutations(range(12)))
