@@ -91,20 +91,22 @@ def page_of(
     return page
 
 
+_UNLOADED = """() => [...document.images].filter((each) => {
+  const box = each.getBoundingClientRect();
+  const seen = box.width && box.top < innerHeight && box.bottom > 0;
+  return seen && !(each.complete && each.naturalWidth);
+}).map((each) => each.src)"""
+
+
 def whole(page: Page) -> None:
     """Wait until nothing is being loaded, and every picture in the window is there to its last pixel; those below may not be."""
     expect(page.locator(".busy:visible")).to_have_count(0)
-    page.wait_for_function(
-        """async () => {
-          const seen = [...document.images].filter((each) => {
-            const box = each.getBoundingClientRect();
-            return box.width && box.top < innerHeight;
-          });
-          if (!seen.every((each) => each.complete && each.naturalWidth)) return false;
-          await Promise.all(seen.map((each) => each.decode()));
-          return true;
-        }"""
-    )
+    # asked again and again from here: a promise is as good as true to wait_for_function
+    try:
+        wait_until(lambda: page.evaluate(_UNLOADED) == [])
+    except AssertionError:
+        raise AssertionError(f"not loaded: {page.evaluate(_UNLOADED)}") from None
+    page.evaluate("Promise.all([...document.images].filter((each) => each.complete).map((each) => each.decode()))")
 
 
 def keep(page: Page, path: Path) -> None:
@@ -154,7 +156,7 @@ def reports(service: Service, browser: Browser, parts: Path, path: Path) -> None
 
 def phone(service: Service, browser: Browser, parts: Path, path: Path) -> None:
     page = page_of(service, browser, "/", width=375, height=780, has_touch=True, is_mobile=True, device_scale_factor=1)
-    page.locator("#files").set_input_files(parts / "test" / "red_spot" / "000.png")
+    page.locator("#files").set_input_files(parts / "test" / "red_spot" / "001.png")
     page.locator("canvas.heat").wait_for(timeout=300_000)
     page.locator(".inspection").scroll_into_view_if_needed()
     page.evaluate("document.querySelector('#shown').scrollIntoView()")
