@@ -13,10 +13,9 @@ const AGAIN = new Set([408, 429, 502, 503, 504]); // too busy, restarting, late:
 /** The result of one picture. Throws when there is none: treat the part as not inspected. */
 async function inspect(picture, serial, lot, station) {
   const giveUp = Date.now() + PATIENCE_MS;
-  const digest = createHash("sha256").update(picture).digest("hex").slice(0, 16);
   const headers = {
-    // one shot of one part: however often this is sent, it is judged and recorded once
-    "Idempotency-Key": `${serial} ${station} ${digest}`,
+    // one shot of one part: however often this is sent, it is judged and recorded once; a digest, since headers are ASCII
+    "Idempotency-Key": createHash("sha256").update(`${serial}\n${station}\n`).update(picture).digest("hex"),
     ...(key && { Authorization: `Bearer ${key}` }),
   };
   for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {

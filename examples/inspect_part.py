@@ -24,8 +24,8 @@ def inspect(picture: bytes, serial: str, lot: str, station: str) -> dict:
     """The result of one picture. Raises RuntimeError when there is none: treat the part as not inspected."""
     give_up = time.monotonic() + PATIENCE_S
     headers = {
-        # one shot of one part: however often this is sent, it is judged and recorded once
-        "Idempotency-Key": f"{serial} {station} {hashlib.sha256(picture).hexdigest()[:16]}",
+        # one shot of one part: however often this is sent, it is judged and recorded once; a digest, since headers are ASCII
+        "Idempotency-Key": hashlib.sha256(f"{serial}\n{station}\n".encode() + picture).hexdigest(),
         **({"Authorization": f"Bearer {KEY}"} if KEY else {}),
     }
     fields = {"serial": serial, "lot": lot, "station": station}

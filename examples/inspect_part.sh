@@ -6,8 +6,8 @@ set -u
 picture=${1:?which picture? part.png SERIAL LOT STATION} serial=${2:-} lot=${3:-} station=${4:-}
 url=${INSPECT_URL:-http://localhost:8000}
 answer=$(mktemp) && trap 'rm -f "$answer"' EXIT
-# The key of one shot of one part: however often this is sent, it is judged and recorded once.
-shot="$serial $station $(sha256sum <"$picture" | cut -c1-16)"
+# The key of one shot of one part: however often this is sent, it is judged and recorded once. A digest, since headers are ASCII.
+shot=$({ printf '%s\n%s\n' "$serial" "$station" && cat "$picture"; } | sha256sum | cut -d' ' -f1)
 
 # 408, 429, 5xx and broken connections are tried again, after Retry-After where the service says one, for 30 s in all.
 if ! curl --silent --show-error --fail-with-body --output "$answer" \

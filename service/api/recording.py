@@ -94,7 +94,8 @@ async def once(
 
 def digest(request: Request, pictures: Sequence[Picture | FlawscribeError], context: str = "") -> str:
     """sha256 of all that decides a request's answer."""
-    told = [request.url.query, request.headers.get("accept", ""), request.headers.get("prefer", ""), context]
+    accepted = request.headers.get("accept", "*/*")  # none is any: RFC 9110, 12.5.1
+    told = [request.url.query, accepted, request.headers.get("prefer", ""), context]
     for picture in pictures:
         if isinstance(picture, Picture):
             shape = "" if picture.raw is None else str(picture.raw.shape)
