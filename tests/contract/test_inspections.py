@@ -135,9 +135,8 @@ def test_the_same_key_and_body_get_the_same_answer_and_one_record(service: Servi
     assert again.content == first.content
     assert again.headers["idempotent-replayed"] == "true"
     assert len(found(service)["inspections"]) == 1
-    with (
-        httpx.Client() as silent
-    ):  # .NET's client says nothing of what it accepts, which means anything, as most others say
+    # .NET's client says nothing of what it accepts, which means anything, as most others say
+    with httpx.Client() as silent:
         del silent.headers["accept"]
         assert silent.post(f"{service.url}/detect", files={"image": BAD}, headers=headers).content == first.content
     other = httpx.post(f"{service.url}/detect", files={"image": ("a.png", GOOD)}, headers=headers)
