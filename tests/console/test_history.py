@@ -49,6 +49,7 @@ def test_pages_go_on_by_cursor(site: Service, open_page: Opener) -> None:
 def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_page: Opener) -> None:
     seen = inspect(site, part(100), lot="detail")
     page = open_page(site, f"/console/history?lot=detail#{seen['id']}")
+    expect(page.get_by_role("dialog").get_by_role("heading", name="Similar past flaws")).to_be_visible()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Not OK").first.wait_for()
     dialog.get_by_role("slider", name="Heat").fill("70")

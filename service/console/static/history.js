@@ -115,7 +115,7 @@ async function open() {
     const said = record.reviews.length > 0 && el("section", { class: "stack" }, el("h3", {}, text("said")), record.reviews.map(reviewLine));
     const again = el("details", { open: record.reviews.length === 0 }, el("summary", {}, text(record.reviews.length ? "again" : "shell.review")), review.element);
     const view = inspectionView(record, { picture: pictureOf(record), extra: [said, again] });
-    view.querySelector(".picture").append(review.past);
+    view.querySelector(".picture").append(el("section", { class: "stack past-flaws" }, el("h3", {}, text("shell.past")), review.past));
     show(at("shown"), view);
   } catch (error) {
     if (location.hash.slice(1) === id) show(at("shown"), failure(error, open));

@@ -99,7 +99,7 @@ function choose(record) {
   show(at("meanwhile"));
   if (record) {
     const form = reviewForm(record, () => reviewed(record));
-    const past = el("section", { class: "stack past-flaws" }, el("h3", {}, text("past")), form.past);
+    const past = el("section", { class: "stack past-flaws" }, el("h3", {}, text("shell.past")), form.past);
     const view = inspectionView(record, { picture: pictureOf(record), extra: [form.element] });
     view.querySelector(".picture").append(past);
     chosen = { record, form };
