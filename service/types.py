@@ -28,6 +28,10 @@ class Tile:
     column: int
 
 
+Lighting = Literal["as_is", "even"]  # of pictures: service/image/lighting.py
+LightingChoice = Literal["auto", "as_is", "even"]  # at training
+
+
 @dataclass(frozen=True, slots=True)
 class TilePlan:
     """How a picture of a given size is cut into windows; known from the picture's header alone.
@@ -36,6 +40,7 @@ class TilePlan:
     `rows`, `columns`: the picture's cell grid (one cell every 4 working pixels).
     `whole_width`, `whole_height`: the whole picture shrunk into one window for the logical map; zero when
     the model has no logical map, or when the only tile is itself the whole picture.
+    `lighting`: what is done to the picture's light (service/image/lighting.py).
     """
 
     width: int
@@ -47,6 +52,7 @@ class TilePlan:
     columns: int
     whole_width: int = 0
     whole_height: int = 0
+    lighting: Lighting = "as_is"
 
     @property
     def windows(self) -> int:

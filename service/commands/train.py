@@ -18,7 +18,7 @@ from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
 from service.trainings.order import RESERVED
 from service.trainings.progress import ProgressFile, TimeLeft
-from service.types import Thresholds
+from service.types import LightingChoice, Thresholds
 
 if TYPE_CHECKING:
     from service.training.build import BuildSettings
@@ -56,6 +56,12 @@ def train(
     working_size: Annotated[
         int | None, typer.Option(min=64, help="Longer side in px that the network works at.")
     ] = None,
+    lighting: Annotated[
+        LightingChoice,
+        typer.Option(
+            help="as_is; even: where light changes from picture to picture or within one; auto: what suits the product."
+        ),
+    ] = "auto",
     roi: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Picture that is white where parts are looked at."),
@@ -124,6 +130,7 @@ def train(
         group_by=group_by,
         penalty=penalty,
         working_size=working_size,
+        lighting=lighting,
         roi=roi,
         min_flaw_px=min_flaw_px,
         mm_per_pixel=mm_per_pixel,

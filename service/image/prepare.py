@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.types import Tile, TilePlan
+from service.image.lighting import lit
+from service.types import Lighting, Tile, TilePlan
 
 WINDOW = 256  # px: the network's input
 CONTEXT = 16  # px on each side of what a window speaks for: half the 33 px receptive field
@@ -30,7 +31,7 @@ class PrepareRecipe(BaseModel):
 
     `long_side`: the longer side becomes `value` px. `scale`: both sides are multiplied by `value` (for pictures
     cut to different sizes at one magnification). `jpeg`: whether JPEGs are decoded whole, or `scaled`: no finer than the
-    working resolution needs (`jpeg_scale`).
+    working resolution needs (`jpeg_scale`). `lighting`: whether light is taken as it is or evened (`lighting.lit`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class PrepareRecipe(BaseModel):
     value: float = Field(gt=0)
     resample: Literal["pillow-bilinear"] = "pillow-bilinear"
     jpeg: Literal["full", "scaled"] = "full"
+    lighting: Lighting = "as_is"
 
 
 def working_size(width: int, height: int, recipe: PrepareRecipe) -> tuple[int, int]:
@@ -84,6 +86,7 @@ def plan_tiles(width: int, height: int, recipe: PrepareRecipe, *, global_map: bo
         columns=-(-w // STRIDE),
         whole_width=whole_w,
         whole_height=whole_h,
+        lighting=recipe.lighting,
     )
 
 
@@ -97,13 +100,18 @@ def prepare(picture: NDArray[np.uint8] | Image.Image, plan: TilePlan) -> NDArray
         found = f"{image.height}x{image.width} {image.mode}"
         raise ValueError(f"plan is for {plan.height}x{plan.width} RGB, picture is {found}")
     windows = np.empty((plan.windows, WINDOW, WINDOW, 3), np.uint8)
-    canvas = with_context(resize(image, plan.working_width, plan.working_height))
+    canvas = canvas_of(image, plan)
     for index, tile in enumerate(plan.tiles):
         top, left = tile.row * STEP, tile.column * STEP
         windows[index] = canvas[top : top + WINDOW, left : left + WINDOW]
     if plan.whole_width:
-        windows[-1] = with_context(resize(image, plan.whole_width, plan.whole_height))
+        windows[-1] = with_context(lit(resize(image, plan.whole_width, plan.whole_height), plan.lighting))
     return windows
+
+
+def canvas_of(image: Image.Image, plan: TilePlan) -> NDArray[np.uint8]:
+    """uint8 [h,w,3]: the picture at its working resolution, in the plan's light, with its context; tiles are cut from it."""
+    return with_context(lit(resize(image, plan.working_width, plan.working_height), plan.lighting))
 
 
 def as_image(picture: NDArray[np.uint8] | Image.Image) -> Image.Image:

@@ -33,7 +33,7 @@ from service.bundle.verify import digest
 from service.engine.session import Session
 from service.errors import BadRequest
 from service.image.decode import decode
-from service.image.prepare import plan_tiles
+from service.image.prepare import PrepareRecipe, plan_tiles
 from service.image.quality import learn_gate
 from service.training.data import MAX_PIXELS, Splits, choose_recipe, decoding_scale, load_pictures, split_folder
 from service.training.directions import look_along
@@ -52,14 +52,15 @@ from service.training.forms import (
     shrunk,
     varied,
 )
-from service.training.neighbours import choose_teacher
+from service.training.neighbours import choose_teacher, is_better_lit
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
 from service.training.recipes import recipe_named
 from service.training.report import Report, write_report
 from service.training.select import Selection
-from service.training.teacher import load_teacher
+from service.training.teacher import Teacher, load_teacher
 from service.training.train import Evaluated, History, Progress, Trainer
+from service.types import LightingChoice
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -91,6 +92,7 @@ class BuildSettings:
     group_by: str | None = None
     penalty: Path | None = None
     working_size: int | None = None
+    lighting: LightingChoice = "auto"
     roi: Path | None = None
     min_flaw_px: float | None = None
     mm_per_pixel: float | None = None
@@ -129,6 +131,8 @@ def build(
     recipe = recipe_named(settings.recipe, len(pictures))
     if settings.steps is not None:
         recipe = replace(recipe, steps=settings.steps)
+    teacher, product, judge = _suited(settings, teacher, product, pictures, held_out, device, say)
+    settings = replace(settings, teacher=teacher.name, lighting=product.recipe.lighting)
     chooser = Selection(
         held_out,
         product.recipe,
@@ -136,17 +140,6 @@ def build(
         min_flaw_px=product.min_flaw_px,
         seed=settings.seed,
     )
-    judge = Selection(
-        held_out,
-        product.recipe,
-        global_map=product.global_map,
-        min_flaw_px=product.min_flaw_px,
-        seed=settings.seed + 1,
-        flaws_each=JUDGE_FLAWS,
-        window_limit=JUDGE_WINDOWS,
-    )
-    teacher = teacher or choose_teacher(settings.teachers_dir, pictures, product.recipe, judge.examples, device, say)
-    settings = replace(settings, teacher=teacher.name)
     say(f"preparing {len(pictures)} pictures on the {device.type.upper()} (teacher {teacher.name})")
     bank = FeatureBank(pictures, product.recipe, teacher.network.to(device))
     trainer = Trainer(
@@ -276,6 +269,8 @@ def remembered(run_dir: Path) -> BuildSettings:
 def _product(settings: BuildSettings, splits: Splits) -> Product:
     images = (*splits.train, *splits.validation, *splits.calibration)
     recipe = choose_recipe(images, settings.working_size)
+    if settings.lighting == "even":
+        recipe = recipe.model_copy(update={"lighting": "even"})
     roi = None
     if settings.roi is not None:
         rgb = decode(settings.roi.read_bytes(), MAX_PIXELS)
@@ -289,6 +284,41 @@ def _product(settings: BuildSettings, splits: Splits) -> Product:
         plan = plan_tiles(image.width, image.height, recipe, global_map=False)
         smallest = round(8 * image.width / plan.working_width, 2)
     return Product(recipe, settings.global_map, smallest, roi)
+
+
+def _suited(
+    settings: BuildSettings,
+    teacher: Teacher | None,
+    product: Product,
+    pictures: Sequence[Picture],
+    held_out: Sequence[Picture],
+    device: torch.device,
+    say: Say,
+) -> tuple[Teacher, Product, Selection]:
+    """The teacher and the light that suit the product, as far as they are not asked for by name, and the painted flaws by
+    which that was judged, in that light."""
+
+    def judge(recipe: PrepareRecipe) -> Selection:
+        return Selection(
+            held_out,
+            recipe,
+            global_map=product.global_map,
+            min_flaw_px=product.min_flaw_px,
+            seed=settings.seed + 1,
+            flaws_each=JUDGE_FLAWS,
+            window_limit=JUDGE_WINDOWS,
+        )
+
+    judged = judge(product.recipe)
+    teacher = teacher or choose_teacher(settings.teachers_dir, pictures, product.recipe, judged.examples, device, say)
+    if settings.lighting != "auto":
+        return teacher, product, judged
+    other = product.recipe.model_copy(update={"lighting": "even"})
+    evened = judge(other)
+    network = teacher.network.to(device)
+    if not is_better_lit(network, pictures, (product.recipe, judged.examples), (other, evened.examples), say):
+        return teacher, product, judged
+    return teacher, replace(product, recipe=other), evened
 
 
 def _announce(splits: Splits, product: Product, say: Say) -> None:

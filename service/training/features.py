@@ -18,10 +18,9 @@ from service.image.prepare import (
     STRIDE,
     WINDOW,
     PrepareRecipe,
+    canvas_of,
     plan_tiles,
     prepare,
-    resize,
-    with_context,
 )
 from service.training.network import TeacherNetwork, normalise
 
@@ -50,7 +49,7 @@ class FeatureBank:
         self.canvases: list[Canvas] = []
         for rgb in pictures:
             plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=True)
-            canvas = with_context(resize(Image.fromarray(rgb), plan.working_width, plan.working_height))
+            canvas = canvas_of(Image.fromarray(rgb), plan)
             features = None
             size = canvas.shape[0] * canvas.shape[1] // STRIDE**2 * teacher.out_channels * 2
             if size < room:

@@ -30,7 +30,11 @@ _COMPONENTS = 128
 MOST = 40  # pictures to fill the bank from
 _TOP = 10  # cells whose mean is a picture's score
 _COVERED = 0.25  # share of a cell's own pixels from which it counts as flawed
+_CLEAR = 0.02  # what evened light must gain: it makes blind to wide shades, which are seldom painted
 _CLOSE = 0.01  # a teacher that is no better than this is not taken in place of the first
+
+
+Light = tuple[PrepareRecipe, Sequence[Example]]
 
 
 class Bank:
@@ -100,6 +104,25 @@ def choose_teacher(
     told = ", ".join(f"{figure:.3f} with {teacher.name}" for teacher, figure in zip(teachers, figures, strict=True))
     say(f"telling painted flaws by the teacher's features alone (1 is perfect): {told}; {teachers[best].name} is used")
     return teachers[best]
+
+
+def is_better_lit(
+    network: TeacherNetwork,
+    pictures: Sequence[NDArray[np.uint8]],
+    as_is: Light,
+    even: Light,
+    say: Callable[[str], None],
+) -> bool:
+    """Whether a teacher's features tell painted flaws clearly better where the light of all pictures is evened out. Each light
+    is a recipe with the examples prepared by it; `pictures` uint8 [H,W,3] fill the bank."""
+    say("looking whether evening out the light helps on this product")
+    before, after = (separation(network, pictures[:MOST], *light) for light in (as_is, even))
+    better = after > before + _CLEAR
+    used = "evened out" if better else "taken as it is"
+    say(
+        f"telling painted flaws (1 is perfect): {before:.3f} in the light as it is, {after:.3f} evened out; it is {used}"
+    )
+    return better
 
 
 def separation(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from service.bundle.manifest import AUTO, NAME_PATTERN
+from service.types import LightingChoice
 
 RESERVED = "teachers"  # a folder beside the models
 _EMPTY_IS_UNSET = BeforeValidator(lambda value: None if value == "" else value)  # as forms send it
@@ -35,6 +36,10 @@ class Order(BaseModel):
         None, max_length=200, description="Regular expression that names the part in a picture's path."
     )
     working_size: Whole = Field(None, ge=64, le=16384, description="Longer side in px that the network works at.")
+    lighting: LightingChoice = Field(
+        "auto",
+        description="`even`: where light changes from picture to picture or within one; `auto`: what suits the product.",
+    )
     min_flaw_px: Number = Field(None, ge=1, description="Smallest flaw that counts, in picture px.")
     min_flaw_mm: Number = Field(None, gt=0, description="The same in mm; needs mm_per_pixel.")
     mm_per_pixel: Number = Field(None, gt=0, description="Scale of the pictures.")
