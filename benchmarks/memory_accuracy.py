@@ -1,8 +1,11 @@
-"""How well memory names a flaw after few reviews: k-shot macro-F1, and how often a type never reviewed is called unknown.
+"""How well memory names a flaw after few reviews: k-shot macro-F1, how often it answers alone, and what it says of a type never
+reviewed.
 
 Sets: Magnetic Tile's five flaw types and the bottles beside the checkout, and generated parts. Descriptors are made twice: from
 true masks, and from the regions that a served model detects (the strongest region that touches the flaw; a flaw without one cannot
-be named and is counted as missed, not as wrong). A model that is not in `--models` is trained first, without the global map.
+be named and is counted as missed, in the whole set, not as wrong). A model that is not in `--models` is trained first, without the global map.
+With `--overkill` its review threshold is the one above which that share of the set's flawless test pictures lies: where a model
+finds few flaws at its own threshold, memory has nothing to name.
 
 Two ways to draw: `parts_apart` never asks about a part that was reviewed (Magnetic Tile shows each part at up to six exposures);
 `any_picture` does, as most published figures do. `--half choose` is what settings were chosen by; `report` the other half of the
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +124,12 @@ def from_mask(teacher: Features, rgb: Rgb, mask: Mask, recipe: PrepareRecipe) ->
     return case_descriptor(Surface(cells[around]).features(cells[inside]), describe_region_figures(rgb, mask))
 
 
-def from_detection(bundle: Bundle, rgb: Rgb, mask: Mask) -> NDArray[np.float32] | None:
-    """The descriptor of the strongest detected region that touches the pixels `mask`, as served; None when none does."""
+def from_detection(bundle: Bundle, rgb: Rgb, mask: Mask, review: float | None) -> NDArray[np.float32] | None:
+    """The descriptor of the strongest detected region that touches the pixels `mask`, as served with the model's own review
+    threshold or a lower one; None when none does."""
     plan = bundle.plan(rgb.shape[1], rgb.shape[0])
     maps = bundle.session.run(prepare(rgb, plan), "maps and features")
-    anomaly_map, verdict = decide(maps, bundle, plan, None, ())
+    anomaly_map, verdict = decide(maps, bundle, plan, review, ())
     described = describe(maps, lambda: rgb, anomaly_map, verdict)
     assert described is not None
     found = zip(verdict.regions, region_pixels(anomaly_map, verdict.thresholds.review), described, strict=True)
@@ -133,6 +138,23 @@ def from_detection(bundle: Bundle, rgb: Rgb, mask: Mask) -> NDArray[np.float32] 
         if (mask[y : y + h, x : x + w] & pixels).any():
             return descriptor
     return None
+
+
+def review_at(bundle: Bundle, flawless: Sequence[Path], share: float) -> float:
+    """The threshold above which that share of the flawless pictures lies."""
+    scores = []
+    for path in flawless:
+        rgb = decode(path.read_bytes(), 10**8)
+        plan = bundle.plan(rgb.shape[1], rgb.shape[0])
+        scores.append(decide(bundle.session.run(prepare(rgb, plan)), bundle, plan, None, ())[1].score)
+    return float(np.quantile(scores, 1 - share))
+
+
+def flawless_of(name: str, folder: Path) -> list[Path]:
+    """The set's flawless test pictures."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        data, _, _ = prepare_set(_SOURCE.get(name, name), 0, Path(temporary))
+        return [path.resolve() for path in sorted((data / "test" / "good").iterdir())]
 
 
 def bundle_of(name: str, teacher: str, models: Path, cache: Path) -> Bundle:
@@ -225,40 +247,49 @@ def few_shot(flaws: Sequence[Flaw], shots: int, draws: int, apart: bool, figures
     return {"macro_f1": round(float(np.mean(scores)), 4), "sd": round(float(np.std(scores)), 4)}
 
 
-def left_out(flaws: Sequence[Flaw], shots: int, draws: int) -> dict[str, Any]:
-    """Each type in turn never reviewed, parts apart: share of it called unknown, and of the reviewed types' flaws called so
-    too; share of either that memory answers alone."""
+def answers(flaws: Sequence[Flaw], shots: int, draws: int) -> dict[str, Any]:
+    """What memory answers, parts apart: all types reviewed; and each type in turn never reviewed.
+
+    Shares of the known types' flaws that it answers alone and rightly, alone and wrongly, and calls unknown; of the new type's
+    flaws those that it answers alone, thus wrongly, and calls unknown, of all types alike.
+    """
     names, labels = np.unique([flaw.label for flaw in flaws], return_inverse=True)
     parts = np.array([flaw.part for flaw in flaws])
-    recall: dict[str, float] = {}
-    false: list[bool] = []
-    alone: dict[bool, list[bool]] = {True: [], False: []}
-    for place, name in enumerate(names):
-        hits: list[bool] = []
+    whole, known, new = [], [], {}
+    for place in range(-1, len(names)):
+        strange: list[tuple[bool, bool]] = []
         for seed in range(draws):
             reviewed, queries = draw(labels, parts, shots, True, np.random.default_rng(seed))
-            cases = (
+            memory = Memory(
                 StoredCase(str(i), flaws[i].part, "", "", flaws[i].label, "", "", flaws[i].descriptor)
                 for i in reviewed[labels[reviewed] != place]
             )
-            memory = Memory(cases)
             for index in queries:
                 found = memory.recall("", "", flaws[index].descriptor)
-                if found is not None:
-                    (hits if labels[index] == place else false).append(found.label == UNKNOWN)
-                    alone[bool(labels[index] == place)].append(found.sure)
-        recall[str(name)] = round(float(np.mean(hits)), 4)
-    mean = round(float(np.mean(list(recall.values()))), 4)
+                assert found is not None
+                right, unknown = found.label == flaws[index].label, found.label == UNKNOWN
+                if labels[index] == place:
+                    strange.append((found.sure, unknown))
+                else:
+                    (whole if place < 0 else known).append((found.sure and right, found.sure and not right, unknown))
+        if place >= 0:
+            new[str(names[place])] = [round(float(share), 4) for share in np.mean(strange, axis=0)]
+    alone, unknown = np.mean(list(new.values()), axis=0)
+    keys = ("right_alone", "wrong_alone", "called_unknown")
+    shares = [[round(float(share), 4) for share in np.mean(rows, axis=0)] for rows in (whole, known)]
     return {
-        "unknown_recall": mean,
-        "of_type": recall,
-        "known_called_unknown": round(float(np.mean(false)), 4),
-        "new_answered_alone": round(float(np.mean(alone[True])), 4),
-        "known_answered_alone": round(float(np.mean(alone[False])), 4),
+        "shots": shots,
+        "all_reviewed": dict(zip(keys, shares[0], strict=True)),
+        "one_left_out": {
+            **{f"known_{key}": share for key, share in zip(keys, shares[1], strict=True)},
+            "new_answered_alone": round(float(alone), 4),
+            "new_called_unknown": round(float(unknown), 4),
+            "new_alone_and_unknown_of": new,
+        },
     }
 
 
-def judge(name: str, regions: str, flaws: Sequence[Flaw], missed: int, draws: int) -> dict[str, Any]:
+def judge(flaws: Sequence[Flaw], missed: int, draws: int, both_ways: bool) -> dict[str, Any]:
     """All figures of one set."""
     rows = [
         {
@@ -267,18 +298,12 @@ def judge(name: str, regions: str, flaws: Sequence[Flaw], missed: int, draws: in
             "figures": figures,
             **few_shot(flaws, shots, draws, drawn == "parts_apart", figures),
         }
-        for drawn in (("parts_apart", "any_picture") if name == TILES else ("any_picture",))
+        for drawn in (("parts_apart", "any_picture") if both_ways else ("any_picture",))
         for shots in SHOTS
         for figures in (True, False)
     ]
-    return {
-        "set": name,
-        "regions": regions,
-        "flaws": len(flaws),
-        "missed": missed,
-        "few_shot": rows,
-        "left_out_10_shot": left_out(flaws, 10, max(1, draws // 5)),
-    }
+    told = [answers(flaws, shots, draws) for shots in SHOTS]
+    return {"flaws": len(flaws), "missed": missed, "few_shot": rows, "answers": told}
 
 
 def others(file: Path, heading: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -286,8 +311,12 @@ def others(file: Path, heading: dict[str, Any], results: Sequence[dict[str, Any]
     before = json.loads(file.read_text()) if file.is_file() else {}
     if any(before.get(key) != value for key, value in heading.items() if key != "machine"):
         return []
-    fresh = {(each["set"], each["regions"]) for each in results}
-    return [each for each in before["sets"] if (each["set"], each["regions"]) not in fresh]
+    fresh = [_which(each) for each in results]
+    return [each for each in before["sets"] if _which(each) not in fresh]
+
+
+def _which(result: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(result[key] for key in ("set", "regions", "overkill"))
 
 
 def main() -> None:
@@ -297,6 +326,7 @@ def main() -> None:
     parser.add_argument("--regions", nargs="+", choices=("masks", "detected"), default=("masks", "detected"))
     parser.add_argument("--half", choices=("choose", "report", "all"), default="report", help="of Magnetic Tile")
     parser.add_argument("--generated", type=int, default=30, help="flaws of a type of generated parts")
+    parser.add_argument("--overkill", type=float, help="share of flawless pictures above the review threshold")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--teacher", default="pdn-small")
     parser.add_argument("--models", type=Path, default=Path("runs/memory/models"), help="where sets' models are")
@@ -310,22 +340,29 @@ def main() -> None:
     results = []
     for name in options.sets:
         for regions in options.regions:
+            told: dict[str, Any] = {"set": name, "regions": regions, "overkill": None, "teacher": options.teacher}
+            file = f"{name}-{regions}-{options.generated}"
             if regions == "masks":
                 recipe = _RECIPES.get(name, _OTHER)
                 make: Any = lambda rgb, mask, r=recipe: from_mask(network, rgb, mask, r)  # noqa: E731
             else:
                 bundle = bundle_of(name, options.teacher, options.models, cache)
-                make = lambda rgb, mask, b=bundle: from_detection(b, rgb, mask)  # noqa: E731
-            flaws, missed = kept(cache / f"{name}-{regions}-{options.generated}.npz", name, options.generated, make)
+                told |= {"teacher": bundle.manifest.teacher.name, "overkill": options.overkill}
+                file += f"-{bundle.manifest.teacher.sha256[:12]}"
+                review = None
+                if options.overkill is not None:
+                    file += f"-{options.overkill}"
+                    if not (cache / f"{file}.npz").is_file():
+                        review = review_at(bundle, flawless_of(name, cache), options.overkill)
+                make = lambda rgb, mask, b=bundle, r=review: from_detection(b, rgb, mask, r)  # noqa: E731
+            flaws, missed = kept(cache / f"{file}.npz", name, options.generated, make)
             if name == TILES:  # the other sets helped to choose too, whole (docs/decisions/0014)
                 flaws = half(flaws, options.half)
-            results.append(judge(name, regions, flaws, missed, options.draws))
+            results.append(told | judge(flaws, missed, options.draws, name == TILES))
             print(json.dumps(results[-1]), flush=True)
     if options.json is not None:
         heading = {
             "machine": machine(),
-            "teacher": options.teacher,
-            "teacher_sha256": teacher.sha256[:12],
             "making": MAKING,
             "half": options.half,
             "draws": options.draws,
