@@ -3,7 +3,8 @@ reviewed.
 
 Sets: Magnetic Tile's five flaw types and the bottles beside the checkout, and generated parts. Descriptors are made twice: from
 true masks, and from the regions that a served model detects (the strongest region that touches the flaw; a flaw without one cannot
-be named and is counted as missed, in the whole set, not as wrong). A model that is not in `--models` is trained first, without the global map.
+be named and is counted as missed, in the whole set, not as wrong). A model that is not in `--models` is trained first, without the
+global map.
 With `--overkill` its review threshold is the one above which that share of the set's flawless test pictures lies: where a model
 finds few flaws at its own threshold, memory has nothing to name.
 
