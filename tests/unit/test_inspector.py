@@ -385,6 +385,17 @@ def scaled(bundle: Bundle) -> Bundle:
     return replace(bundle, manifest=bundle.manifest.model_copy(update={"prepare": recipe}))
 
 
+def test_a_model_that_evens_the_light_says_the_same_of_a_part_at_every_exposure(make: Made, probe: Bundle) -> None:
+    inspector = make()
+    recipe = probe.manifest.prepare.model_copy(update={"lighting": "even"})
+    even = replace(probe, manifest=probe.manifest.model_copy(update={"prepare": recipe}))
+    bright, dark = flawed(100), (flawed(100) * 0.4).astype(np.uint8)
+    scores = [inspect(inspector, even, picture).verdict.score for picture in (bright, dark)]
+    assert scores[0] == pytest.approx(scores[1], rel=0.1)
+    plain = [inspect(inspector, probe, picture).verdict.score for picture in (bright, dark)]
+    assert plain[0] != pytest.approx(plain[1], rel=0.1)
+
+
 def test_a_jpeg_is_decoded_no_finer_than_needed_and_whole_only_when_asked_for(
     make: Made, probe: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,25 @@ def test_a_training_never_goes_on_from_that_of_other_images(bundle_dir: Path, se
     assert (settings.runs_dir / settings.name / "checkpoint.old.pt").exists()
 
 
+def test_evened_light_is_learned_served_and_remembered(
+    settings: BuildSettings, tmp_path: Path, float32_alone: None
+) -> None:
+    asked = replace(settings, models_dir=tmp_path / "models", runs_dir=tmp_path / "runs", lighting="even")
+    folder = build(asked, lambda _: None)
+    bundle = load_bundle(folder, EngineOptions(provider="cpu"))
+    assert bundle.manifest.prepare.lighting == "even"
+    assert remembered(tmp_path / "runs" / "plate").lighting == "even"
+    dark = (part(7, flaw=True) * 0.5).astype(np.uint8)
+    as_is = replace(
+        bundle,
+        manifest=bundle.manifest.model_copy(
+            update={"prepare": bundle.manifest.prepare.model_copy(update={"lighting": "as_is"})}
+        ),
+    )
+    scores = [each.anomaly_map(picture).score for each in (bundle, as_is) for picture in (part(7, flaw=True), dark)]
+    assert abs(scores[0] - scores[1]) < 0.5 * abs(scores[2] - scores[3])
+
+
 def test_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
     for arguments, words in (
         (("train", "--data", tmp_path, "--name", "x"), "no image"),

@@ -11,8 +11,9 @@ import torch
 from service.errors import BadRequest
 from service.image.prepare import PrepareRecipe
 from service.samples.textures import random_texture
+from service.training import neighbours
 from service.training.energies import whitened_on
-from service.training.neighbours import choose_teacher
+from service.training.neighbours import choose_teacher, is_better_lit
 from service.training.network import Pdn
 from service.training.select import Selection
 from service.training.teacher import DEFAULT, Teacher, save_teacher
@@ -64,3 +65,18 @@ def test_a_medium_teacher_is_taken_by_name_alone(tmp_path: Path) -> None:
         chosen(tmp_path, [])
     save_teacher(blind(), "only", tmp_path, {})
     assert chosen(tmp_path, []).name == "only"
+
+
+@pytest.mark.parametrize(("evened", "expected"), [(0.69, False), (0.71, False), (0.73, True)])
+def test_light_is_evened_out_only_where_flaws_are_told_clearly_better_so(
+    monkeypatch: pytest.MonkeyPatch, evened: float, expected: bool
+) -> None:
+    figures = {"as_is": 0.7, "even": evened}
+    monkeypatch.setattr(neighbours, "separation", lambda _, __, recipe, ___: figures[recipe.lighting])
+    said: list[str] = []
+    even = RECIPE.model_copy(update={"lighting": "even"})
+    assert is_better_lit(blind(), [part(0)], (RECIPE, []), (even, []), said.append) == expected
+    assert said[-1].endswith(
+        f"0.700 in the light as it is, {evened:.3f} evened out; it is "
+        + ("evened out" if expected else "taken as it is")
+    )
