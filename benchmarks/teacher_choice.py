@@ -1,4 +1,4 @@
-"""Which teacher `flawscribe train --teacher auto` takes for each set, and by what figures: minutes, and no training.
+"""Which teacher and which light `flawscribe train` chooses for each set, and by what figures: minutes, and no training.
 
     python -m benchmarks.teacher_choice --json benchmarks/results/teacher_choice.json
 
@@ -12,40 +12,52 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.accuracy import REAL, TILES, prepare_set
 from benchmarks.machine import describe, tell
+from service.image.prepare import PrepareRecipe
 from service.samples import KINDS
 from service.training.build import JUDGE_FLAWS, JUDGE_WINDOWS
 from service.training.data import choose_recipe, decoding_scale, load_pictures, split_folder
-from service.training.neighbours import MOST, separation
+from service.training.neighbours import CLEAR, CLOSE, MOST, separation
 from service.training.select import Selection
-from service.training.teacher import DEFAULT_DIRECTORY, load_teacher
+from service.training.teacher import DEFAULT, DEFAULT_DIRECTORY, Teacher, load_teacher
 
 
-def figures(name: str, folder: Path) -> dict[str, float]:
-    """Each small teacher's figure on one set, as training compares them with seed 0."""
+def figures(name: str, folder: Path) -> dict[str, Any]:
+    """Each small teacher's figure on one set, and that of the better one in evened light, as training compares them with
+    seed 0."""
     data, _, group_by = prepare_set(name, 0, folder)
     splits = split_folder(data, group_by, 0)
     recipe = choose_recipe((*splits.train, *splits.validation, *splits.calibration), None)
     scale = decoding_scale((*splits.train, *splits.validation, *splits.calibration), recipe)
-    judge = Selection(
-        load_pictures(splits.validation, scale),
-        recipe,
-        global_map=True,
-        min_flaw_px=0,
-        seed=1,
-        flaws_each=JUDGE_FLAWS,
-        window_limit=JUDGE_WINDOWS,
-    )
+    held_out = load_pictures(splits.validation, scale)
     pictures = load_pictures(splits.train[:MOST], scale)
+
+    def told(teacher: Teacher, light: PrepareRecipe) -> float:
+        judge = Selection(
+            held_out,
+            light,
+            global_map=True,
+            min_flaw_px=0,
+            seed=1,
+            flaws_each=JUDGE_FLAWS,
+            window_limit=JUDGE_WINDOWS,
+        )
+        return round(separation(teacher.network, pictures, light, judge.examples), 4)
+
     teachers = [load_teacher(file.stem) for file in sorted(DEFAULT_DIRECTORY.glob("*.safetensors"))]
+    found = {teacher.name: told(teacher, recipe) for teacher in teachers if teacher.size == "small"}
+    best = max(found, key=lambda each: found[each] + (CLOSE if each == DEFAULT else 0))
+    evened = told(load_teacher(best), recipe.model_copy(update={"lighting": "even"}))
     return {
-        teacher.name: round(separation(teacher.network, pictures, recipe, judge.examples), 4)
-        for teacher in teachers
-        if teacher.size == "small"
+        "figures": found,
+        "teacher": best,
+        "evened": evened,
+        "lighting": "even" if evened > found[best] + CLEAR else "as_is",
     }
 
 
@@ -62,7 +74,7 @@ def main() -> None:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             found = figures(name, Path(folder))
-        rows.append({"set": name, "figures": found, "seconds": round(time.perf_counter() - began, 1)})
+        rows.append({"set": name, **found, "seconds": round(time.perf_counter() - began, 1)})
         print(name, found, flush=True)
     tell({"machine": describe(), "rows": rows}, options.json)
 

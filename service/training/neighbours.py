@@ -30,8 +30,8 @@ _COMPONENTS = 128
 MOST = 40  # pictures to fill the bank from
 _TOP = 10  # cells whose mean is a picture's score
 _COVERED = 0.25  # share of a cell's own pixels from which it counts as flawed
-_CLEAR = 0.02  # what evened light must gain: it makes blind to wide shades, which are seldom painted
-_CLOSE = 0.01  # a teacher that is no better than this is not taken in place of the first
+CLEAR = 0.02  # what evened light must gain: it makes blind to wide shades, which are seldom painted
+CLOSE = 0.01  # a teacher that is no better than this is not taken in place of the first
 
 
 Light = tuple[PrepareRecipe, Sequence[Example]]
@@ -100,7 +100,7 @@ def choose_teacher(
         return teachers[0]
     say("comparing the teachers at hand on this product")
     figures = [separation(teacher.network.to(device), pictures[:MOST], recipe, examples) for teacher in teachers]
-    best = max(range(len(teachers)), key=lambda index: figures[index] - (_CLOSE if index else 0))
+    best = max(range(len(teachers)), key=lambda index: figures[index] - (CLOSE if index else 0))
     told = ", ".join(f"{figure:.3f} with {teacher.name}" for teacher, figure in zip(teachers, figures, strict=True))
     say(f"telling painted flaws by the teacher's features alone (1 is perfect): {told}; {teachers[best].name} is used")
     return teachers[best]
@@ -117,7 +117,7 @@ def is_better_lit(
     is a recipe with the examples prepared by it; `pictures` uint8 [H,W,3] fill the bank."""
     say("looking whether evening out the light helps on this product")
     before, after = (separation(network, pictures[:MOST], *light) for light in (as_is, even))
-    better = after > before + _CLEAR
+    better = after > before + CLEAR
     used = "evened out" if better else "taken as it is"
     say(
         f"telling painted flaws (1 is perfect): {before:.3f} in the light as it is, {after:.3f} evened out; it is {used}"
