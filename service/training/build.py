@@ -376,6 +376,7 @@ def _report(
         seconds=seconds,
         recipe=settings.recipe,
         teacher=settings.teacher,
+        lighting=product.recipe.lighting,
     )
 
 

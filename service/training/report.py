@@ -16,9 +16,10 @@ from PIL import Image
 from service.bundle.manifest import Form, FormName
 from service.decision.heatmap import overlay_png
 from service.training.train import History
-from service.types import AnomalyMap, Thresholds
+from service.types import AnomalyMap, Lighting, Thresholds
 
 _METHODS = {"conformal": "counted on", "fitted_tail": "extrapolated (fitted tail) from", "reviews": "by reviews of"}
+_LIGHT: dict[Lighting, str] = {"as_is": "light as it is", "even": "light evened out"}
 _WIDTH, _HEIGHT = 640, 220
 _USES = {"train": "to learn from", "validation": "to choose the best step by", "calibration": "to set thresholds by"}
 _STYLE = (
@@ -45,6 +46,7 @@ class Report:
     seconds: float
     recipe: str
     teacher: str
+    lighting: Lighting
 
 
 def write_report(report: Report) -> str:
@@ -54,7 +56,7 @@ def write_report(report: Report) -> str:
     counts = ", ".join(f"{count} {_USES[use]}" for use, count in report.counts.items())
     parts = [
         f"<h1>{escape(report.name)}</h1>",
-        f"<p>Pictures: {escape(report.data)}; {counts}. Teacher {escape(report.teacher)}, recipe "
+        f"<p>Pictures: {escape(report.data)}; {counts}. Teacher {escape(report.teacher)}, {_LIGHT[report.lighting]}, recipe "
         f"{escape(report.recipe)}, {report.seconds / 60:.1f} minutes.</p>",
         "".join(f"<p>Note: {escape(note)}</p>" for note in report.notes),
         "<h2>Does it tell flaws from good parts?</h2>",

@@ -198,6 +198,7 @@ def test_evened_light_is_learned_served_and_remembered(
     bundle = load_bundle(folder, EngineOptions(provider="cpu"))
     assert bundle.manifest.prepare.lighting == "even"
     assert remembered(tmp_path / "runs" / "plate").lighting == "even"
+    assert "light evened out" in (folder / "report.html").read_text()
     dark = (part(7, flaw=True) * 0.5).astype(np.uint8)
     as_is = replace(
         bundle,
