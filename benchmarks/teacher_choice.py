@@ -20,7 +20,7 @@ from benchmarks.accuracy import REAL, TILES, prepare_set
 from benchmarks.machine import describe, tell
 from service.image.prepare import PrepareRecipe
 from service.samples import KINDS
-from service.training.build import JUDGE_FLAWS, JUDGE_WINDOWS
+from service.training.build import JUDGE_FLAWS, JUDGE_WINDOWS, LIGHT_WINDOWS
 from service.training.data import choose_recipe, decoding_scale, load_pictures, split_folder
 from service.training.neighbours import CLEAR, CLOSE, MOST, separation
 from service.training.select import Selection
@@ -28,7 +28,7 @@ from service.training.teacher import DEFAULT, DEFAULT_DIRECTORY, Teacher, load_t
 
 
 def figures(name: str, folder: Path) -> dict[str, Any]:
-    """Each small teacher's figure on one set, and that of the better one in evened light, as training compares them with
+    """Each small teacher's figure on one set, and those of the better one in either light, as training compares them with
     seed 0."""
     data, _, group_by = prepare_set(name, 0, folder)
     splits = split_folder(data, group_by, 0)
@@ -37,7 +37,7 @@ def figures(name: str, folder: Path) -> dict[str, Any]:
     held_out = load_pictures(splits.validation, scale)
     pictures = load_pictures(splits.train[:MOST], scale)
 
-    def told(teacher: Teacher, light: PrepareRecipe) -> float:
+    def told(teacher: Teacher, light: PrepareRecipe, windows: int) -> float:
         judge = Selection(
             held_out,
             light,
@@ -45,19 +45,20 @@ def figures(name: str, folder: Path) -> dict[str, Any]:
             min_flaw_px=0,
             seed=1,
             flaws_each=JUDGE_FLAWS,
-            window_limit=JUDGE_WINDOWS,
+            window_limit=windows,
         )
         return round(separation(teacher.network, pictures, light, judge.examples), 4)
 
     teachers = [load_teacher(file.stem) for file in sorted(DEFAULT_DIRECTORY.glob("*.safetensors"))]
-    found = {teacher.name: told(teacher, recipe) for teacher in teachers if teacher.size == "small"}
+    found = {teacher.name: told(teacher, recipe, JUDGE_WINDOWS) for teacher in teachers if teacher.size == "small"}
     best = max(found, key=lambda each: found[each] + (CLOSE if each == DEFAULT else 0))
-    evened = told(load_teacher(best), recipe.model_copy(update={"lighting": "even"}))
+    lights = [recipe, recipe.model_copy(update={"lighting": "even"})]
+    lit = {light.lighting: told(load_teacher(best), light, LIGHT_WINDOWS) for light in lights}
     return {
         "figures": found,
         "teacher": best,
-        "evened": evened,
-        "lighting": "even" if evened > found[best] + CLEAR else "as_is",
+        "lights": lit,
+        "lighting": "even" if lit["even"] > lit["as_is"] + CLEAR else "as_is",
     }
 
 

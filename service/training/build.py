@@ -68,6 +68,7 @@ Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
 _SEEK_WINDOWS = 120  # of painted and untouched pictures in which the directions of flaws are sought
 JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a teacher is chosen and a form kept or dropped
+LIGHT_WINDOWS = 800  # the same, of more pictures: light differs between them, and a dozen do not show how
 JUDGE_FLAWS = 5  # painted on each of them
 _RUN = "run.json"
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
@@ -298,7 +299,7 @@ def _suited(
     """The teacher and the light that suit the product, as far as they are not asked for by name, and the painted flaws by
     which that was judged, in that light."""
 
-    def judge(recipe: PrepareRecipe) -> Selection:
+    def judge(recipe: PrepareRecipe, windows: int = JUDGE_WINDOWS) -> Selection:
         return Selection(
             held_out,
             recipe,
@@ -306,7 +307,7 @@ def _suited(
             min_flaw_px=product.min_flaw_px,
             seed=settings.seed + 1,
             flaws_each=JUDGE_FLAWS,
-            window_limit=JUDGE_WINDOWS,
+            window_limit=windows,
         )
 
     judged = judge(product.recipe)
@@ -314,11 +315,10 @@ def _suited(
     if settings.lighting != "auto":
         return teacher, product, judged
     other = product.recipe.model_copy(update={"lighting": "even"})
-    evened = judge(other)
-    network = teacher.network.to(device)
-    if not is_better_lit(network, pictures, (product.recipe, judged.examples), (other, evened.examples), say):
+    as_is, even = ((recipe, judge(recipe, LIGHT_WINDOWS).examples) for recipe in (product.recipe, other))
+    if not is_better_lit(teacher.network.to(device), pictures, as_is, even, say):
         return teacher, product, judged
-    return teacher, replace(product, recipe=other), evened
+    return teacher, replace(product, recipe=other), judge(other)
 
 
 def _announce(splits: Splits, product: Product, say: Say) -> None:
