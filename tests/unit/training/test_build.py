@@ -159,7 +159,8 @@ def test_a_stopped_run_can_be_exported_as_the_next_version(
     bundle_dir: Path, settings: BuildSettings, float32_alone: None
 ) -> None:
     run_dir = settings.runs_dir / settings.name
-    assert remembered(run_dir) == replace(settings, teacher=verify(bundle_dir).manifest.teacher.name)
+    chosen = verify(bundle_dir).manifest
+    assert remembered(run_dir) == replace(settings, teacher=chosen.teacher.name, lighting=chosen.prepare.lighting)
     folder = build(remembered(run_dir), lambda _: None, obtain=Trainer.best_so_far)
     assert folder.name == "2"
     first, second = (verify(place).manifest for place in (bundle_dir, folder))
