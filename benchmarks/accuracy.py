@@ -63,6 +63,7 @@ def prepare_set(name: str, seed: int, folder: Path) -> tuple[Path, str, str | No
 def link(source: Path, target: Path) -> None:
     """A symbolic link, its folder made."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # of a run that was stopped
     target.symlink_to(source)
 
 
