@@ -59,9 +59,9 @@ def train(
     lighting: Annotated[
         LightingChoice,
         typer.Option(
-            help="as_is; even: where light changes from picture to picture or within one; auto: what suits the product."
+            help="even: local flaws where light changes between or within pictures, not wide shades; auto: as painted flaws say."
         ),
-    ] = "auto",
+    ] = "as_is",
     roi: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Picture that is white where parts are looked at."),

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from service.types import Lighting
 
-_AROUND = 13  # px at working resolution: two passes of this width are about a Gaussian of 5 px
+_AROUND = 29  # px at working resolution: two passes of this width are about a Gaussian of 12 px
 _LEVEL = 110  # grey level that the surroundings are brought to
 _DARK = 4  # grey levels: noise in the darkest places is not raised without bound
 

@@ -93,7 +93,7 @@ class BuildSettings:
     group_by: str | None = None
     penalty: Path | None = None
     working_size: int | None = None
-    lighting: LightingChoice = "auto"
+    lighting: LightingChoice = "as_is"
     roi: Path | None = None
     min_flaw_px: float | None = None
     mm_per_pixel: float | None = None

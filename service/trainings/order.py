@@ -37,8 +37,9 @@ class Order(BaseModel):
     )
     working_size: Whole = Field(None, ge=64, le=16384, description="Longer side in px that the network works at.")
     lighting: LightingChoice = Field(
-        "auto",
-        description="`even`: where light changes from picture to picture or within one; `auto`: what suits the product.",
+        "as_is",
+        description="`even`: local flaws where light changes between or within pictures, not wide shades; `auto`: as painted "
+        "flaws say.",
     )
     min_flaw_px: Number = Field(None, ge=1, description="Smallest flaw that counts, in picture px.")
     min_flaw_mm: Number = Field(None, gt=0, description="The same in mm; needs mm_per_pixel.")

@@ -192,9 +192,10 @@ def test_a_training_never_goes_on_from_that_of_other_images(bundle_dir: Path, se
 
 
 def test_evened_light_is_learned_served_and_remembered(
-    settings: BuildSettings, tmp_path: Path, float32_alone: None
+    settings: BuildSettings, tmp_path: Path, float32_alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = replace(settings, models_dir=tmp_path / "models", runs_dir=tmp_path / "runs", lighting="even")
+    monkeypatch.setattr("service.training.build.is_better_lit", lambda *_: True)
+    asked = replace(settings, models_dir=tmp_path / "models", runs_dir=tmp_path / "runs", lighting="auto")
     folder = build(asked, lambda _: None)
     bundle = load_bundle(folder, EngineOptions(provider="cpu"))
     assert bundle.manifest.prepare.lighting == "even"
