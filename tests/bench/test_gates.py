@@ -17,7 +17,7 @@ from service.engine.session import Session, open_session
 from service.image.prepare import WINDOW
 from tests.networks import darkness_network
 
-TRIES = 4
+TRIES = 6
 PICTURES = 32
 FOREVER = float("inf")
 
