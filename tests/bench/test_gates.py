@@ -17,7 +17,7 @@ from service.engine.session import Session, open_session
 from service.image.prepare import WINDOW
 from tests.networks import darkness_network
 
-TRIES = 6
+TRIES = 12
 PICTURES = 32
 FOREVER = float("inf")
 
@@ -34,30 +34,30 @@ def test_the_batcher_costs_at_most_a_quarter_of_a_network_that_does_nothing() ->
     session = open_session(darkness_network(), form="float32", provider="cpu", threads=1)
     session.warm_up()
     pictures = [np.full((1, WINDOW, WINDOW, 3), shade, np.uint8) for shade in range(PICTURES)]
-    batcher = Batcher(queue_windows=PICTURES)
 
     def alone() -> None:
         top = session.ladder[-1]
         for start in range(0, PICTURES, top):
             session.run(np.concatenate(pictures[start : start + top]))
 
-    async def queued() -> None:
+    async def queued(batcher: Batcher) -> None:
         async def one(picture: np.ndarray) -> None:
             with batcher.reserve(1, session):
                 await batcher.submit(session, picture, FOREVER)
 
         await asyncio.gather(*(one(picture) for picture in pictures))
 
-    with asyncio.Runner() as runner:
-
-        def measure() -> float:
-            seconds = take_turns({"alone": alone, "queued": lambda: runner.run(queued())}, rounds=15)
-            return ratio(seconds["queued"], seconds["alone"])
-
+    def measure() -> float:
+        """With threads of its own: where the system puts them decides what waking one costs, and it leaves them there."""
+        batcher = Batcher(queue_windows=PICTURES)
         try:
-            assert least(measure, 1.25) <= 1.25
+            with asyncio.Runner() as runner:
+                seconds = take_turns({"alone": alone, "queued": lambda: runner.run(queued(batcher))}, rounds=15)
         finally:
             batcher.close()
+        return ratio(seconds["queued"], seconds["alone"])
+
+    assert least(measure, 1.25) <= 1.25
 
 
 def test_int8_is_not_slower_than_float32(root: Path) -> None:
