@@ -141,6 +141,21 @@ def make(teacher: Pdn, bank: FeatureBank, steps: int) -> Trainer:
     return Trainer(teacher, bank, PenaltyImages(None), chooser, recipe, global_map=True, seed=5)
 
 
+def test_a_recipe_without_penalty_draws_no_penalty_image(
+    teacher: Pdn, bank: FeatureBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = PenaltyImages.draw
+    monkeypatch.setattr(PenaltyImages, "draw", lambda *given: drawn.append(given[2]) or draw(*given))
+    trainer = make(teacher, bank, steps=2)
+    losses = []
+    for batch in (1, 0):
+        trainer.recipe = replace(trainer.recipe, penalty_batch=batch)
+        losses.append(float(trainer._loss(np.random.default_rng(0)).detach()))
+    assert drawn == [1]
+    assert np.isfinite(losses[1])
+
+
 @pytest.mark.slow
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(teacher: Pdn, bank: FeatureBank, tmp_path: Path) -> None:
     class Killed(Exception):
