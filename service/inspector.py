@@ -229,7 +229,7 @@ class Inspector:
         metrics.budget_share.labels(model).observe(share)
         metrics.budget_exceeded.labels(model).inc(share > 1)
         if np.isfinite(verdict.score):
-            metrics.anomaly_score.labels(model).observe(verdict.score / (verdict.thresholds.reject or 1.0))
+            metrics.anomaly_score.labels(model).observe(verdict.score / (bundle.form.reject_threshold or 1.0))
 
 
 def decide(

@@ -62,9 +62,12 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(64.0, gt=0, description="Largest picture in million pixels, checked before decoding.")
     keys_file: Path | None = Field(None, description="JSON file of hashed API keys (`flawscribe key`); unset: no keys.")
     insecure: bool = Field(False, description="Allow other than loopback without API keys.")
-    store: Literal["none", "record", "image"] = Field(
+    store: Literal["off", "none", "record", "image"] = Field(
         "record",
-        description="What is kept of an inspection unless the request says: nothing, its record, its picture too.",
+        description=(
+            "What is kept of an inspection unless the request says: nothing, its record, its picture too; "
+            "`off`: nothing whatever it says, and there is no database."
+        ),
     )
     records_dir: Path = Field(Path("records"), description="Folder of the embedded database and of stored pictures.")
     database_url: str | None = Field(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from service import __version__
 from service.api import (
@@ -34,6 +34,7 @@ from service.api.access import load_keys
 from service.api.frame import Frame
 from service.api.loop import watch_lag
 from service.api.masters import show_checks
+from service.api.query import once_each
 from service.api.schemas import Problem
 from service.api.state import ServiceState
 from service.bundle.manifest import Form, FormName
@@ -109,7 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     pages = (health, docs, login, event_stream, memory)
     for part in (detect, classify, inspections, reports, models, model_figures, masters, shadows, trainings, *pages):
-        app.include_router(part.router)
+        app.include_router(part.router, dependencies=[Depends(once_each)])
     app.include_router(make_router(login.viewer_of))
     app.add_middleware(Frame, state=state)
     return app
@@ -165,7 +166,7 @@ def _open_records(state: ServiceState) -> None:
     settings = state.settings
     products = load_products(settings.products_dir)
     memory = Memory()
-    if settings.store == "none":
+    if settings.store == "off":
         state.captioner = Captioner(products, memory, state.llm)
         return
     age = None if settings.keep_days is None else timedelta(days=settings.keep_days)

@@ -22,9 +22,9 @@ from service.api.judging import (
     judge_all,
     judged_of,
     model_named,
-    once_each,
     unless_departed,
 )
+from service.api.query import liking
 from service.api.recording import (
     Kept,
     caption_of,
@@ -41,7 +41,7 @@ from service.api.state import ServiceState, require
 from service.api.wire import Incoming, read_pictures
 from service.bundle.store import Bundle
 from service.captions.captioner import Captions, Site
-from service.errors import FlawscribeError, NotReady
+from service.errors import FlawscribeError, NotAcceptable, NotReady
 from service.inspector import Picture
 from service.types import Inspection
 
@@ -71,7 +71,8 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
     """
     state = require(request, "detect")
     state.require_ready()
-    once_each(request)
+    if not liking(request, "application/json"):
+        raise NotAcceptable("answers are application/json")
     deadline = deadline_of(request, state)
     keep = keeping(query.store, request, state)
     later = keep.wanted and _prefers_async(request)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,9 +16,9 @@ from service.api.judging import (
     judge_all,
     judged_of,
     model_named,
-    once_each,
     unless_departed,
 )
+from service.api.query import liking
 from service.api.recording import Kept, conclude, digest, keeping, once, replayed
 from service.api.state import require
 from service.api.wire import read_pictures
@@ -28,7 +27,6 @@ from service.inspector import Picture
 from service.types import Inspection
 
 router = APIRouter(tags=["inspect"])
-_WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 
 @router.post(
@@ -49,7 +47,6 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
     """
     state = require(request, "detect")
     state.require_ready()
-    once_each(request)
     deadline = deadline_of(request, state)
     picture_only = _wants_picture(request)
     keep = keeping(query.store, request, state)
@@ -87,19 +84,11 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
 
 
 def _wants_picture(request: Request) -> bool:
-    """Whether the answer is the overlay itself, which the caller must like better than JSON (RFC 9110, 12.5.1).
+    """Whether the answer is the overlay itself, which the caller must like better than JSON.
 
     Raises NotAcceptable for what cannot be given.
     """
-    weights: dict[str, float] = {}
-    for part in request.headers.get("accept", "").split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        stated = next((text[2:] for text in parameters if text.startswith("q=")), "1")
-        weights[kind or "*/*"] = float(stated) if _WEIGHT.fullmatch(stated) else 1.0
-    json, picture = (
-        next((weights[kind] for kind in (exact, f"{exact.partition('/')[0]}/*", "*/*") if kind in weights), 0.0)
-        for exact in ("application/json", "image/png")
-    )
+    json, picture = liking(request, "application/json"), liking(request, "image/png")
     if not json and not picture:
         raise NotAcceptable("answers are application/json or image/png")
     return picture > json

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.events import Event, Stream, inspected, model_changed, reviewed
-from service.api.models import no_query
+from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.errors import FlawscribeError, InvalidParameter

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.api import schemas
 from service.api.events import reviewed
 from service.api.judging import deadline_of
-from service.api.models import no_query
+from service.api.query import no_query
 from service.api.recording import once, records_of, replayed
 from service.api.state import ServiceState, require
 from service.api.wire import read_body

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import Awaitable
 from typing import Any, TypeVar, get_args
 
@@ -30,6 +29,7 @@ from service.types import Inspection
 
 T = TypeVar("T")
 Outcome = Inspection | FlawscribeError
+_PASSING = frozenset({429, 503, 504})  # asked again, the same request may be answered
 _AT_ONCE = 4  # pictures of one request judged together, so that a long request does not fill the queue
 
 
@@ -132,13 +132,14 @@ async def judge_all(
                         raise
                     await asyncio.sleep(min(error.retry_after or 0.1, max(0.0, deadline - time.monotonic())))
                 except FlawscribeError as error:
-                    if isinstance(error, DeadlineExceeded):
-                        state.metrics.rejected.labels("deadline").inc()
                     return error
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(judge(index, picture)) for index, picture in enumerate(pictures)]
-    return [task.result() for task in tasks]
+    outcomes = [task.result() for task in tasks]
+    if isinstance(_reason(outcomes), DeadlineExceeded):
+        state.metrics.rejected.labels("deadline").inc()
+    return outcomes
 
 
 async def unless_departed(request: Request, work: Awaitable[T]) -> T:
@@ -171,18 +172,19 @@ async def _departure(request: Request) -> None:
 
 
 def judged_of(outcomes: list[Outcome]) -> list[Inspection]:
-    """The pictures that were judged. Raises the first error when there is none."""
-    judged = [outcome for outcome in outcomes if isinstance(outcome, Inspection)]
-    if not judged:
-        raise next(outcome for outcome in outcomes if isinstance(outcome, FlawscribeError))
-    return judged
+    """The pictures that were judged. Raises the reason when there is none."""
+    if (reason := _reason(outcomes)) is not None:
+        raise reason
+    return [outcome for outcome in outcomes if isinstance(outcome, Inspection)]
 
 
-def once_each(request: Request) -> None:
-    """Raises InvalidParameter for a query parameter given twice: whichever were taken, the other would be ignored."""
-    counts = Counter(name for name, _ in request.query_params.multi_items())
-    if repeated := ", ".join(sorted(name for name, count in counts.items() if count > 1)):
-        raise InvalidParameter(f"query parameter {repeated} is given more than once")
+def _reason(outcomes: list[Outcome]) -> FlawscribeError | None:
+    """Why no picture was judged, None where one was: the first problem that may pass, and with it the whole request, else
+    the first of all."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, FlawscribeError)]
+    if len(errors) < len(outcomes):
+        return None
+    return next((error for error in errors if error.status in _PASSING), errors[0])
 
 
 def deadline_of(request: Request, state: ServiceState) -> float:

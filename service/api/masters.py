@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from service.api.models import no_query
+from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.schemas import Verdict
 from service.api.state import ServiceState, require

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api import schemas
-from service.api.models import no_query
+from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.captions.captioner import Captioner

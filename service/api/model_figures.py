@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.models import no_query
+from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.api.wire import read_body
@@ -162,7 +162,7 @@ def show_thresholds(request: Request, name: str, query: Annotated[ThresholdQuery
     form_name = _form_name(state, manifest, query.form)
     form = manifest.forms[form_name]
     reviewed: tuple[Reviewed, ...] = ()
-    if state.settings.store != "none":
+    if state.settings.store != "off":
         reviewed = read_reviewed(records_of(state).database, name, manifest.version, form_name)
     present = (form.reject_threshold,) if query.at is None else (form.reject_threshold, query.at)
     advice = advise(reviewed, present)

@@ -9,18 +9,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 
 from service.api import schemas
+from service.api.query import no_query
 from service.api.state import ServiceState, require
 from service.api.wire import read_body
 from service.bundle.manifest import Manifest
 from service.bundle.store import Store
 from service.errors import BundleRefused, Conflict, InvalidParameter
-
-
-def no_query(request: Request) -> None:
-    """Raises InvalidParameter for any query parameter: none is known here, and silence would hide a mistake."""
-    if names := ", ".join(sorted(request.query_params)):
-        raise InvalidParameter(f"unknown query parameter {names}; this operation takes none")
-
 
 _LARGEST_BODY = 1024
 router = APIRouter(tags=["models"], dependencies=[Depends(no_query)])

@@ -20,7 +20,7 @@ from service.api.events import inspected
 from service.api.state import ServiceState
 from service.bundle.store import Bundle
 from service.captions.captioner import Captions
-from service.errors import FlawscribeError, InvalidParameter, NotReady, RecordsBusy, RecordsFailure
+from service.errors import FlawscribeError, InvalidParameter, NoSuchRecord, NotReady, RecordsBusy, RecordsFailure
 from service.inspector import Picture
 from service.records.entities import Caption, Record
 from service.records.idempotency import Answer, Claim
@@ -30,7 +30,9 @@ from service.types import Inspection
 
 log = logging.getLogger("flawscribe.records")
 Storing = Literal["none", "record", "image"]
+_OFF = "nothing is recorded here: FLAWSCRIBE_STORE is `off`"
 _KEY = "idempotency-key"
+_PART_OF_IT = frozenset({"location", "preference-applied", "server-timing", "x-verdict"})  # headers that an answer keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +59,20 @@ class Kept:
 
 def keeping(asked: Storing | None, request: Request, state: ServiceState) -> Keeping:
     """What the request, or else the settings, want kept. Raises InvalidParameter when records are off and it asks for them."""
-    off = state.settings.store == "none" and state.records is None
-    if off and (asked not in (None, "none") or _KEY in request.headers):
-        raise InvalidParameter("nothing is recorded here: FLAWSCRIBE_STORE is `none`")
-    return Keeping(asked or state.settings.store, asked not in (None, "none"))
+    store = state.settings.store
+    if store == "off":
+        if asked not in (None, "none") or _KEY in request.headers:
+            raise InvalidParameter(_OFF)
+        return Keeping("none", False)
+    return Keeping(asked or store, asked not in (None, "none"))
 
 
 def records_of(state: ServiceState) -> Records:
-    """The records. Raises NotReady while they are being opened, or when they are off."""
+    """The records. Raises NotReady while they are being opened, NoSuchRecord when they are off."""
+    if state.settings.store == "off":
+        raise NoSuchRecord(_OFF)
     if state.records is None:
-        off = state.settings.store == "none"
-        raise NotReady(
-            "nothing is recorded here: FLAWSCRIBE_STORE is `none`" if off else "the records are being opened"
-        )
+        raise NotReady("the records are being opened", retry_after=1)
     return state.records
 
 
@@ -106,10 +109,8 @@ def digest(request: Request, pictures: Sequence[Picture | FlawscribeError], cont
 
 
 def replayed(answer: Answer) -> Response:
-    """The answer that the key's first request got, with the place of what was to come later."""
-    headers = {"idempotent-replayed": "true"}
-    if answer.location:
-        headers |= later_at(answer.location)
+    """The answer that the key's first request got."""
+    headers = {**answer.headers, "idempotent-replayed": "true"}
     return Response(answer.body, status_code=answer.status, media_type=answer.media_type, headers=headers)
 
 
@@ -143,8 +144,9 @@ async def conclude(
             rows = make() if len(kept) == 1 else await asyncio.to_thread(make)
         if keep.storing == "image":
             await asyncio.to_thread(_keep_pictures, records, kept)
-        media_type, location = response.media_type or "application/json", response.headers.get("location", "")
-        answer = Answer(response.status_code, media_type, bytes(response.body), location)
+        headers = {name: value for name, value in response.headers.items() if name in _PART_OF_IT}
+        media_type = response.media_type or "application/json"
+        answer = Answer(response.status_code, media_type, bytes(response.body), headers)
         await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
     except (RecordsBusy, RecordsFailure, NotReady) as error:
         state.metrics.records_failed.inc(len(kept))

@@ -9,7 +9,7 @@ from typing import Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.models import no_query
+from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.schemas import Verdict
 from service.api.state import ServiceState, require

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.models import no_query
+from service.api.query import no_query
 from service.api.state import ServiceState, require
 from service.api.upload import UploadLimits, read_upload
 from service.api.wire import read_body

@@ -7,6 +7,7 @@ import base64
 import binascii
 import contextlib
 import json
+import math
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -204,10 +205,16 @@ def _from_json(document: dict[str, Any], request: Request) -> list[Picture | Fla
     if unknown := set(document) - {"images", "metadata"}:
         raise BadRequest(f"unknown JSON fields: {', '.join(sorted(map(str, unknown)))}; known are images, metadata")
     given = document.get("metadata") or {}
-    if not isinstance(given, dict) or not all(isinstance(value, str | int | float) for value in given.values()):
+    if not isinstance(given, dict) or not all(map(_is_text_or_number, given.values())):
         raise BadRequest("metadata must be an object of texts or numbers")
     metadata = _metadata(request, {name: str(value) for name, value in given.items()})
     return [_from_base64(entry, metadata) for entry in document["images"]]
+
+
+def _is_text_or_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _from_base64(entry: Any, metadata: dict[str, str]) -> Picture | FlawscribeError:

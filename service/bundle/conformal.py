@@ -40,6 +40,13 @@ def limits(scores: Sequence[float], false_reject_rate: float) -> Limits:
     return Limits(min(review, reject), reject, review_rule, reject_rule)
 
 
+def rate_above(scores: Sequence[float], found: float) -> float:
+    """The share of normal parts above a threshold that was `found` otherwise, as n held-out `scores` bound it: (1 + how many of
+    them are above) / (n + 1), below 1."""
+    n = len(scores)
+    return min(1 + sum(score > found for score in scores), n) / (n + 1)
+
+
 def threshold(scores: Sequence[float], false_reject_rate: float) -> tuple[float, ThresholdRule]:
     """The score above which a normal part is flagged with at most `false_reject_rate`, and how it was found.
 

@@ -64,7 +64,7 @@ class Quantiles(_Part):
 
 class ThresholdRule(_Part):
     """How one threshold was chosen. `fitted_tail`: extrapolated, fewer held-out parts than the rate needs; `reviews`: by
-    people's reviews, of which there were `parts`."""
+    people's reviews, of which there were `parts`, and the rate is what the calibration scores say of it."""
 
     method: Literal["conformal", "fitted_tail", "reviews"]
     false_reject_rate: float = Field(gt=0, lt=1)

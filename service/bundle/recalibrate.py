@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.bundle.conformal import limits, part_scores
+from service.bundle.conformal import limits, part_scores, rate_above
 from service.bundle.folder import next_version, write_bundle
 from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.manifest import Form, FormName, Manifest, ThresholdRule
@@ -22,19 +22,19 @@ LEAST_PARTS = 20  # fewer good parts tell less of their scores than any training
 def with_threshold(folder: Path, form_name: FormName, reject: float, reviews: int) -> Path:
     """Write the bundle in `folder` as its model's next version, with `reject` as the threshold of one form.
 
-    `reviews`: how many reviewed pictures the threshold was chosen by. The review threshold stays, or comes down to
-    `reject`. Raises BadRequest for a form that the bundle has not, BundleRefused when the folder is not sound.
+    `reviews`: how many reviewed pictures the threshold was chosen by. Its false reject rate is what the calibration scores say
+    of it. The review threshold stays, or comes down to `reject` by the same rule. Raises BadRequest for a form that the bundle
+    has not, BundleRefused when the folder is not sound.
     """
     verified = verify(folder)
     form = _form(verified.manifest, form_name, folder)
-    rule = ThresholdRule(method="reviews", false_reject_rate=form.reject_rule.false_reject_rate, parts=max(1, reviews))
-    changed = form.model_copy(
-        update={
-            "reject_threshold": reject,
-            "reject_rule": rule,
-            "review_threshold": min(form.review_threshold, reject),
-        }
+    rule = ThresholdRule(
+        method="reviews", false_reject_rate=rate_above(form.calibration_scores, reject), parts=max(1, reviews)
     )
+    update: dict[str, Any] = {"reject_threshold": reject, "reject_rule": rule}
+    if reject < form.review_threshold:
+        update |= {"review_threshold": reject, "review_rule": rule}
+    changed = form.model_copy(update=update)
     return _next(folder, verified, {form_name: changed}, {})
 
 
@@ -55,7 +55,7 @@ def recalibrated(folder: Path, seen: Mapping[FormName, GoodParts], false_reject_
         scores = part_scores([picture.part for picture in pictures], [picture.score for picture in pictures])
         if len(scores) < LEAST_PARTS:
             raise BadRequest(f"{len(scores)} good parts of form {name} are on record; {LEAST_PARTS} are the least")
-        found = limits(scores, false_reject_rate or form.reject_rule.false_reject_rate)
+        found = limits(scores, false_reject_rate or min(0.5, form.reject_rule.false_reject_rate))
         forms[name] = form.model_copy(
             update={
                 "review_threshold": found.review,

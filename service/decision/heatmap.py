@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from service.decision.regions import mask_pixels
+from service.decision.regions import mask_pixels, score_pixels
 from service.decision.scale import full_size
 from service.types import AnomalyMap, Inspection, Thresholds
 
@@ -72,8 +72,12 @@ def overlay_png(
 
 
 def map_png(anomaly_map: AnomalyMap) -> ScaledPng:
-    """The anomaly map as a 16-bit PNG of the picture's size, with what turns pixels back into scores."""
-    scores = full_size(finite_cells(anomaly_map), anomaly_map.plan)
+    """The anomaly map as a 16-bit PNG of the picture's size, with what turns pixels back into scores.
+
+    Not interpolated, unlike the overlay's heat: its maximum is the picture's score, and it lies above the review threshold
+    where the mask does.
+    """
+    scores = score_pixels(finite_cells(anomaly_map), anomaly_map.plan)
     offset = float(scores.min())
     scale = max(float(scores.max()) - offset, 1e-9) / 65535
     return ScaledPng(_png(np.rint((scores - offset) / scale).astype(np.uint16)), scale, offset)

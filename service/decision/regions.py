@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from scipy import ndimage
 from service.decision.scale import cell_pixels
 from service.types import AnomalyMap, Region, TilePlan
 
+S = TypeVar("S", bound=np.generic)
 MOST_REGIONS = 100  # of a picture; mask and score speak for the rest. One that is flawed all over would have thousands
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 _NEAR = 3  # cells within which a flaw still colours the features
@@ -89,10 +91,16 @@ def _parts(anomaly_map: AnomalyMap, review: float) -> list[_Part]:
 
 def mask_pixels(anomaly_map: AnomalyMap, review: float) -> NDArray[np.bool_]:
     """bool [height, width]: the pixels of all regions; a region's box and area are read off the same pixels."""
-    rows, columns = _sides(anomaly_map.plan)
-    grouped = _grouped(_above(anomaly_map, review), rows, columns)
-    mask: NDArray[np.bool_] = np.repeat(np.repeat(grouped, rows.lengths, axis=0), columns.lengths, axis=1)
-    return mask
+    sides = _sides(anomaly_map.plan)
+    return _spread(_grouped(_above(anomaly_map, review), *sides), *sides)
+
+
+def score_pixels(cells: NDArray[np.float32], plan: TilePlan) -> NDArray[np.float32]:
+    """float32 [height, width]: each pixel has its cell's score, the highest where several share it. So the picture's score is
+    the largest, and the pixels above a threshold are those of `mask_pixels`."""
+    rows, columns = sides = _sides(plan)
+    joined = np.maximum.reduceat(np.maximum.reduceat(cells, rows.groups, axis=0), columns.groups, axis=1)
+    return _spread(joined, *sides)
 
 
 def _above(anomaly_map: AnomalyMap, review: float) -> NDArray[np.bool_]:
@@ -109,6 +117,11 @@ def _grouped(cells: NDArray[np.bool_], rows: _Side, columns: _Side) -> NDArray[n
     """Cells that share their pixels, joined."""
     joined: NDArray[np.bool_] = np.logical_or.reduceat(cells, rows.groups, axis=0)
     return np.logical_or.reduceat(joined, columns.groups, axis=1)
+
+
+def _spread(grouped: NDArray[S], rows: _Side, columns: _Side) -> NDArray[S]:
+    pixels: NDArray[S] = np.repeat(np.repeat(grouped, rows.lengths, axis=0), columns.lengths, axis=1)
+    return pixels
 
 
 def _region(

@@ -102,8 +102,8 @@ def open_database(folder: Path, url: str | None = None) -> Database:
     return database
 
 
-def migrate(connection: sa.Connection) -> None:
-    """Bring the schema up to date in the connection's transaction. One process at a time: the others wait."""
+def migrate(connection: sa.Connection, revision: str = "head") -> None:
+    """Bring the schema up to date, or to a `revision`, in the connection's transaction. One process at a time: the others wait."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another's migration may take long
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
@@ -112,7 +112,7 @@ def migrate(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _sqlite(folder: Path) -> sa.Engine:

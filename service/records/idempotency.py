@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -27,12 +27,12 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it went out. `location`: its Location header, empty without one."""
+    """An answer as it went out. `headers`: those that are part of it, by their names in lower case."""
 
     status: int
     media_type: str
     body: bytes
-    location: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Claim:
@@ -55,7 +55,7 @@ class Claim:
                 "status": answer.status,
                 "media_type": answer.media_type,
                 "answer": answer.body,
-                "location": answer.location,
+                "headers": dict(answer.headers),
             }
             if not connection.execute(mine.values(**values)).rowcount:
                 raise Conflict("another process answered this Idempotency-Key meanwhile; ask again for its answer")
@@ -143,7 +143,7 @@ class IdempotencyKeys:
             row = await asyncio.wrap_future(self._writer.submit(self._claiming(key, body_sha256, owner)))
             _same_body(row["body_sha256"], body_sha256)
             if row["status"] is not None:
-                return Answer(row["status"], row["media_type"], row["answer"], row["location"])
+                return Answer(row["status"], row["media_type"], row["answer"], row["headers"])
             if row["owner"] == owner:
                 return None
             left = deadline - time.monotonic()
@@ -165,7 +165,7 @@ class IdempotencyKeys:
                 "status": None,
                 "media_type": "",
                 "answer": None,
-                "location": "",
+                "headers": {},
             }
             insert = upsert_for(connection.dialect.name, idempotency).values(key=key, **fresh)
             abandoned = sa.or_(c.expires_at <= now, sa.and_(c.status.is_(None), c.lease_until <= now))

@@ -67,6 +67,8 @@ class ReviewWork:
             raise NoSuchRecord(f"there is no inspection {self._inspection_id}")
         if Decision(row["verdict"]) not in _SPEAKS_OF[review.verdict]:
             raise InvalidParameter(f"{review.verdict} cannot be said of the verdict {row['verdict']}")
+        if review.verdict == "right" and row["verdict"] == Decision.OK and _names_a_flaw(review):
+            raise InvalidParameter(f"a part that is rightly ok has no flaw {review.label}; say escape where it has one")
         region = _region_meant(review, row)
         withdrawn = self._withdraw(connection, region)
         case = self._case(row, region)

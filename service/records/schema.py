@@ -153,7 +153,7 @@ idempotency = sa.Table(
     sa.Column("status", sa.Integer),  # null while the request runs
     _text("media_type"),
     sa.Column("answer", sa.LargeBinary),
-    _text("location"),  # of an answer that says where the rest will be
+    sa.Column("headers", Json, nullable=False, server_default="{}"),  # those that are part of the answer
     sa.Index("idempotency_by_expiry", "expires_at"),
 )
 

@@ -95,7 +95,7 @@ def empty_site(models: Path) -> Iterator[Service]:
 @pytest.fixture(scope="package")
 def forgetful_site(models: Path) -> Iterator[Service]:
     """A service that records nothing, so that what shows records fails."""
-    with running(models, store="none") as service:
+    with running(models, store="off") as service:
         yield service
 
 

@@ -109,4 +109,4 @@ def test_an_unknown_inspection_and_an_empty_history(empty_site: Service, open_pa
 
 def test_a_service_that_records_nothing_says_so(forgetful_site: Service, open_page: Opener) -> None:
     page = open_page(forgetful_site, "/console/history")
-    assert "FLAWSCRIBE_STORE is `none`" in page.get_by_role("alert").inner_text()
+    assert "FLAWSCRIBE_STORE is `off`" in page.get_by_role("alert").inner_text()

@@ -177,4 +177,4 @@ def test_an_empty_queue_says_that_it_is_live(empty_site: Service, open_page: Ope
 
 def test_a_service_that_records_nothing_says_so(forgetful_site: Service, open_page: Opener) -> None:
     page = open_page(forgetful_site, "/console/queue")
-    assert "FLAWSCRIBE_STORE is `none`" in page.get_by_role("alert").inner_text()
+    assert "FLAWSCRIBE_STORE is `off`" in page.get_by_role("alert").inner_text()

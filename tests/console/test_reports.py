@@ -88,4 +88,4 @@ def test_an_empty_span_has_an_empty_report(empty_site: Service, open_page: Opene
 
 def test_a_service_that_records_nothing_says_so(forgetful_site: Service, open_page: Opener) -> None:
     page = open_page(forgetful_site, "/console/reports")
-    assert "FLAWSCRIBE_STORE is `none`" in page.get_by_role("alert").inner_text()
+    assert "FLAWSCRIBE_STORE is `off`" in page.get_by_role("alert").inner_text()

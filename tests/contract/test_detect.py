@@ -133,7 +133,8 @@ def test_include_gives_the_pictures_asked_for(service: Service) -> None:
     assert (mask > 0).sum() == result["regions"][0]["area_px"]
     scores = result["anomaly_map"]["offset"] + result["anomaly_map"]["scale"] * mapped.astype(float)
     assert mapped.dtype == np.uint16
-    assert scores.max() == pytest.approx(result["anomaly_score"], rel=0.05)
+    assert scores.max() == pytest.approx(result["anomaly_score"], rel=1e-6)
+    assert ((scores > result["review_threshold"]) == (mask > 0)).all()
     assert scores[FLAW].mean() > 0.6
     assert scores[:60, :60].mean() < 0.2
 
@@ -178,6 +179,17 @@ def test_accept_is_read_with_its_weights(service: Service, accept: str, given: s
     response = service.client.post("/detect", files={"image": ("a.png", BAD)}, headers={"accept": accept})
     assert response.headers["content-type"] == (given or "application/problem+json")
     assert response.status_code == (200 if given else 406)
+
+
+def test_the_series_of_scores_does_not_move_with_callers_thresholds(service: Service) -> None:
+    def counted(most: str) -> float:
+        labels = {"model": "probe", "le": most}
+        return service.state.metrics.registry.get_sample_value("flawscribe_anomaly_score_bucket", labels) or 0.0
+
+    before = counted("1.0"), counted("+Inf")
+    for query in ({}, {"threshold": -1.0}, {"threshold": 100.0}):
+        assert service.client.post("/detect", files={"image": BAD}, params=query).status_code == 200
+    assert (counted("1.0"), counted("+Inf")) == (before[0], before[1] + 3)  # all three over the model's own
 
 
 def test_the_callers_threshold_replaces_the_models(service: Service) -> None:
@@ -228,6 +240,14 @@ def test_problems(service: Service) -> None:
     assert "base64" in problem(post("/detect", json={"images": [{"data": "%%%"}]}), 400)
     own = {"data": base64.b64encode(BAD).decode(), "metadata": {"serial": "A1"}}
     assert "metadata stands beside images" in problem(post("/detect", json={"images": [own]}), 400)
+    for kind in ("true", "null", "[1]", "NaN", "1e999"):
+        body = f'{{"images": [{{"data": ""}}], "metadata": {{"serial": {kind}}}}}'
+        answer = post("/detect", content=body, headers={"content-type": "application/json"})
+        assert "texts or numbers" in problem(answer, 400), kind
+    for twice in ("/inspections?limit=1&limit=2", "/reports?from=2026-01-01&from=2026-01-02"):
+        assert "more than once" in problem(service.client.get(twice), 422)
+    assert service.client.get("/inspections?verdict=ok&verdict=review").status_code == 200  # any of these
+    assert "application/json" in problem(post("/classify", files=image, headers={"accept": "image/png"}), 406)
     assert "unknown JSON fields" in problem(post("/detect", json={"images": [], "imgs": []}), 400)
     problem(service.client.get("/detect"), 405)
     problem(service.client.get("/nowhere"), 404)

@@ -125,6 +125,11 @@ def test_reviews_are_added_and_label(service: Service) -> None:
     assert service.client.post(path, json={"verdict": "escape"}).status_code == 422  # it was not let through
     assert service.client.post(path, json={"verdict": "perhaps"}).status_code == 422
     assert service.client.post(path, content=b"{").status_code == 422
+    good = f"/inspections/{detect(service, GOOD)['id']}/review"
+    refused = service.client.post(good, json={"verdict": "right", "label": "scratch"})
+    assert (refused.status_code, "escape" in refused.json()["detail"]) == (422, True)
+    assert service.client.post(good, json={"verdict": "right", "label": "ok"}).status_code == 201
+    assert "scratch" not in service.client.get("/labels?product=probe").text
     assert service.client.post("/inspections/none/review", json={"verdict": "right"}).status_code == 404
 
 
@@ -134,6 +139,11 @@ def test_the_same_key_and_body_get_the_same_answer_and_one_record(service: Servi
     again = httpx.post(f"{service.url}/detect", files={"image": ("b.png", BAD)}, headers=headers)
     assert again.content == first.content
     assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["server-timing"] == first.headers["server-timing"]
+    drawn = headers | {"accept": "image/png", "idempotency-key": "job-8"}
+    shown = [httpx.post(f"{service.url}/detect?store=none", files={"image": BAD}, headers=drawn) for _ in range(2)]
+    assert [each.headers["x-verdict"] for each in shown] == ["not_ok", "not_ok"]
+    assert "idempotent-replayed" in shown[1].headers
     assert len(found(service)["inspections"]) == 1
     # .NET's client says nothing of what it accepts, which means anything, as most others say
     with httpx.Client() as silent:
@@ -217,13 +227,28 @@ def test_scopes_of_the_records(tmp_path: Path) -> None:
 
 def test_without_records_detection_goes_on(tmp_path: Path) -> None:
     write_bundle(tmp_path / "models", "probe", 1)
-    with running(tmp_path / "models", store="none", records_dir=tmp_path / "records") as service:
+    with running(tmp_path / "models", store="off", records_dir=tmp_path / "records") as service:
         assert detect(service)["stored"] is False
         assert not (tmp_path / "records").exists()
         for options in ({"params": {"store": "record"}}, {"headers": {"idempotency-key": "k"}}):
             assert service.client.post("/detect", files={"image": ("a.png", BAD)}, **options).status_code == 422
-        assert service.client.get("/inspections").status_code == 503
+        assert service.client.get("/inspections").status_code == 404
+        assert service.client.get("/models/probe/thresholds").status_code == 200
         assert service.client.post("/classify", files={"image": ("a.png", BAD)}).status_code == 200
+
+
+def test_a_request_may_ask_for_what_is_not_kept_by_default(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models", store="none", records_dir=tmp_path / "records") as service:
+        assert detect(service)["stored"] is False
+        assert found(service)["inspections"] == []
+        kept = detect(service, query="?store=record")
+        assert kept["stored"] is True
+        assert [each["id"] for each in found(service)["inspections"]] == [kept["id"]]
+        headers = {"idempotency-key": "k"}
+        once, again = (service.client.post("/detect", files={"image": BAD}, headers=headers) for _ in range(2))
+        assert once.content == again.content
+        assert len(found(service)["inspections"]) == 1  # a key keeps the answer, not a record of the part
 
 
 def test_failing_records_cost_no_detection_unless_they_were_asked_for(service: Service, monkeypatch: Any) -> None:

@@ -23,6 +23,10 @@ def test_the_next_version_differs_in_its_threshold_alone(tmp_path: Path) -> None
     before, after = load_bundle(folder, CPU), load_bundle(made, CPU)
     assert (after.form.reject_threshold, after.form.review_threshold) == (0.42, 0.3)
     assert (after.form.reject_rule.method, after.form.reject_rule.parts) == ("reviews", 17)
+    above = sum(score > 0.42 for score in after.form.calibration_scores)
+    parts = len(after.form.calibration_scores)
+    assert after.form.reject_rule.false_reject_rate == min(1 + above, parts) / (parts + 1)
+    assert after.form.review_rule == before.form.review_rule
     assert after.manifest.files == before.manifest.files
     assert after.manifest.metrics["recalibrated_from"] == 1
     picture = grey_picture(level=128)
@@ -34,6 +38,8 @@ def test_the_review_threshold_never_lies_above(tmp_path: Path) -> None:
     made = with_threshold(write_bundle(tmp_path, "probe", 1), "float32", 0.1, 3)
     form = load_bundle(made, CPU).form
     assert form.review_threshold == form.reject_threshold == 0.1
+    assert form.review_rule == form.reject_rule
+    assert form.review_rule.method == "reviews"
 
 
 def test_a_form_that_is_not_there_and_an_unsound_folder_are_refused(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.decision.heatmap import map_png, overlay_png
-from service.decision.regions import find_regions, mask_pixels
-from service.decision.scale import full_size, picture_map
+from service.decision.regions import find_regions, mask_pixels, score_pixels
+from service.decision.scale import picture_map
 from service.image.prepare import PrepareRecipe, plan_tiles
 from service.types import AnomalyMap, Thresholds, WindowMaps
 
@@ -33,7 +33,8 @@ def test_sixteen_bits_give_the_scores_back() -> None:
     drawn = map_png(mapped)
     scores = drawn.offset + drawn.scale * pixels(drawn.data).astype(np.float64)
     assert scores.shape == (224, 448)
-    assert np.abs(scores - full_size(mapped.cells, mapped.plan)).max() <= drawn.scale
+    assert np.abs(scores - score_pixels(mapped.cells, mapped.plan)).max() <= drawn.scale
+    assert scores.max() == pytest.approx(mapped.score, rel=1e-6)
 
 
 def test_a_flat_map_and_an_empty_region_of_interest_stay_finite() -> None:

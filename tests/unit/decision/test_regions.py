@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from service.decision.regions import MOST_REGIONS, find_regions, mask_pixels, region_cells, region_pixels
+from service.decision.regions import (
+    MOST_REGIONS,
+    find_regions,
+    mask_pixels,
+    region_cells,
+    region_pixels,
+    score_pixels,
+)
 from service.image.prepare import PrepareRecipe, plan_tiles
 from service.types import AnomalyMap
 
@@ -38,6 +45,14 @@ def test_there_is_a_region_exactly_when_the_score_is_above(mapped: AnomalyMap, r
     if regions:
         assert regions[0].peak_score == mapped.score
         assert [region.peak_score for region in regions] == sorted((r.peak_score for r in regions), reverse=True)
+
+
+@given(mapped=maps(), review=st.floats(-3, 4))
+def test_the_map_of_pixels_cannot_contradict_score_and_mask(mapped: AnomalyMap, review: float) -> None:
+    scores = score_pixels(mapped.cells, mapped.plan)
+    assert scores.shape == (mapped.plan.height, mapped.plan.width)
+    assert scores.max() == mapped.score
+    np.testing.assert_array_equal(scores > np.float64(review), mask_pixels(mapped, review))
 
 
 @given(mapped=maps(), review=st.floats(-3, 4))

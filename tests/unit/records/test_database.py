@@ -9,8 +9,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from service.errors import SettingsError
-from service.records.database import open_database
-from service.records.schema import audit, metadata, reviews
+from service.records.database import migrate, open_database
+from service.records.schema import audit, idempotency, metadata, reviews
 from service.records.store import Records
 from tests.unit.records.making import START
 
@@ -95,3 +95,22 @@ def test_history_cannot_be_changed(records: Records, table: sa.Table, statement:
         connection.exec_driver_sql(statement.format(table.name))
     with records.database.reading() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 1
+
+
+def test_a_stored_answer_keeps_its_place_when_headers_are_added(tmp_path: Path) -> None:
+    """Answers of version 0003 said where the rest would be in a column of its own."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'records.sqlite'}")
+    with engine.begin() as connection:
+        migrate(connection, "0003")
+        columns = "key, body_sha256, created_at, expires_at, owner, lease_until, status, media_type, answer, location"
+        for key, location in (("later", "/inspections/1"), ("plain", "")):
+            row = f"'{key}', '', 0, 0, '', 0, 202, 'application/json', x'7b7d', '{location}'"
+            connection.exec_driver_sql(f"INSERT INTO idempotency ({columns}) VALUES ({row})")
+    with engine.begin() as connection:
+        migrate(connection)
+        rows = connection.execute(sa.select(idempotency.c.key, idempotency.c.headers)).all()
+    engine.dispose()
+    assert dict(map(tuple, rows)) == {
+        "later": {"location": "/inspections/1", "preference-applied": "respond-async"},
+        "plain": {},
+    }
