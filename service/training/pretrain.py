@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.errors import BadRequest
+from service.training.grow import grown
 from service.training.network import TEACHER_CHANNELS, Pdn, PdnSize, normalise
 from service.training.teacher import load_teacher, save_teacher
 from service.training.teacher_views import MAX_SHIFT, Views, draw_views, load_pictures
@@ -96,9 +97,11 @@ def pretrain(
 
 
 def _begin_with(learner: _Learner, start: str) -> None:
-    """Take the weights of a run's checkpoint, or the network of a teacher (`*.safetensors`)."""
+    """Take the weights of a run's checkpoint, or the network of a teacher (`*.safetensors`), grown where it is smaller."""
     if start.endswith(".safetensors"):
         network = load_teacher(start).network
+        if isinstance(network, Pdn) and (network.size, learner.settings.size) == ("small", "medium"):
+            network = grown(network, learner.settings.seed)
         if not isinstance(network, Pdn) or network.size != learner.settings.size:
             raise BadRequest(f"{start} is no PDN-{learner.settings.size}: a training cannot go on from it")
         learner.pdn.load_state_dict(network.state_dict())

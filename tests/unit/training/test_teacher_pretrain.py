@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.errors import BadRequest
 from service.samples.textures import random_texture
+from service.training.network import normalise
 from service.training.pretrain import PretrainSettings, export_teacher, pretrain, teacher_of
 from service.training.teacher import load_teacher
 from service.training.teacher_views import draw_views, flaw_cells, load_pictures
@@ -123,6 +124,26 @@ def test_a_run_may_go_on_from_a_teacher(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
     export_teacher(tmp_path / "later.pt", "later", tmp_path, {})
     assert [run["steps_done"] for run in load_teacher("later", tmp_path).card["recipe"]["runs"]] == [2, 1]
+
+
+def test_a_medium_network_begins_as_the_small_one(tmp_path: Path) -> None:
+    pretrain(replace(SHORT, steps=2), tmp_path / "earlier.pt")
+    teacher = export_teacher(tmp_path / "earlier.pt", "earlier", tmp_path, {})
+    still = replace(SHORT, size="medium", steps=1, learning_rate=1e-9, start_from=str(teacher))
+    medium = pretrain(still, tmp_path / "medium.pt")
+    assert medium.size == "medium"
+    seen = normalise(torch.from_numpy(random_texture(np.random.default_rng(9), 80, 100)[None].copy()))
+    expected = load_teacher("earlier", tmp_path).network(seen)
+    assert expected.std() > 0
+    torch.testing.assert_close(medium(seen), expected, atol=1e-5, rtol=1e-4)
+    assert all(weight.abs().sum() > 0 for weight in medium.layers[8].weight)  # the further channels see something
+
+
+def test_a_small_network_does_not_begin_as_a_medium_one(tmp_path: Path) -> None:
+    pretrain(replace(SHORT, size="medium", steps=1), tmp_path / "medium.pt")
+    teacher = export_teacher(tmp_path / "medium.pt", "medium", tmp_path, {})
+    with pytest.raises(BadRequest, match="is no PDN-small"):
+        pretrain(replace(SHORT, start_from=str(teacher)), tmp_path / "small.pt")
 
 
 def test_export_carries_settings_data_and_weights_but_no_paths(tmp_path: Path) -> None:
