@@ -18,7 +18,7 @@ from PIL import Image
 from service.bundle.store import Bundle
 from service.decision.heatmap import overlay_png
 from service.decision.scale import full_size
-from service.errors import BadRequest
+from service.errors import BadRequest, FlawscribeError, UnreadableImage
 from service.image.decode import decode
 from service.training.data import IMAGE_SUFFIXES, MAX_PIXELS
 from service.training.metrics import au_pro, auroc, interval
@@ -100,10 +100,13 @@ def _mask_of(dataset: Path, path: Path) -> Path | None:
 def score_all(
     bundle: Bundle, images: Sequence[TestImage], progress: Callable[[int, int], None] | None = None
 ) -> list[Scored]:
-    """Every picture through the bundle."""
+    """Every picture through the bundle. Raises what serving raises, and names the file of the picture or mask."""
     scored = []
     for index, image in enumerate(images):
-        mapped = bundle.anomaly_map_of_file(image.path.read_bytes(), MAX_PIXELS)
+        try:
+            mapped = bundle.anomaly_map_of_file(image.path.read_bytes(), MAX_PIXELS)
+        except FlawscribeError as error:
+            raise type(error)(f"{image.path}: {error.detail}") from error
         width, height = mapped.plan.width, mapped.plan.height
         shrink = min(1.0, _LONG_SIDE / max(width, height))
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -113,11 +116,20 @@ def score_all(
         if image.defect == "good":
             truth = np.zeros((size[1], size[0]), bool)
         elif image.mask is not None:
-            truth = np.asarray(Image.open(image.mask).convert("L").resize(size, Image.Resampling.BOX)) > 127
+            truth = _truth(image.mask, size)
         scored.append(Scored(image, mapped.score, np.asarray(cells, np.float32), truth))
         if progress is not None:
             progress(index + 1, len(images))
     return scored
+
+
+def _truth(mask: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask in `size`. Raises UnreadableImage naming its file."""
+    try:
+        with Image.open(mask) as picture:
+            return np.asarray(picture.convert("L").resize(size, Image.Resampling.BOX)) > 127
+    except Exception as error:  # Pillow's readers raise anything on broken files
+        raise UnreadableImage(f"{mask}: no mask can be read from it: {error}") from error
 
 
 def evaluate(bundle: Bundle, scored: Sequence[Scored]) -> Evaluation:

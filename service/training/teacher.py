@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import pickle
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -90,23 +90,29 @@ def save_teacher(network: TeacherNetwork, name: str, directory: Path, card: dict
 def import_teacher(file: Path, name: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
     """Take published weights: nelson1425/EfficientAD's `teacher_*.pth` or anomalib's `pretrained_teacher_*.pth`.
 
-    Only plain tensors are loaded (weights_only). Raises BadRequest when the file is none of those layouts.
+    Only plain tensors are loaded (weights_only). Raises BadRequest when the file cannot be read or is none of those layouts.
     """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader raises anything on what it did not write
         raise BadRequest(
-            f"{file} cannot be read as plain tensors ({str(error).splitlines()[0]}); a file that pickles a whole module "
-            "is refused, since loading it would run code: save its state_dict() instead"
+            f"{file} cannot be read as plain tensors: it is damaged, no file of PyTorch's, or pickles a whole module, "
+            "which is refused, since loading it would run code: save its state_dict() instead"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise BadRequest(f"{file} holds no state dict of tensors")
     for size in PDN_SIZES:
         network = Pdn(size)
         renamed = _renamed(state, network)
         if renamed is not None:
             network.load_state_dict(renamed)
-            source = {"recipe": "imported", "source_file": file.name, "source_sha256": _sha256(file)}
+            source = {"recipe": "imported", "source_file": file.name, "source_sha256": hashlib.sha256(data).hexdigest()}
             return save_teacher(network, name, directory, source)
     raise BadRequest(f"{file} fits neither PDN-small nor PDN-medium: its keys are {', '.join(list(state)[:6])} …")
 
@@ -124,7 +130,3 @@ def _layer_order(key: str) -> tuple[int, int]:
     """Sorts `0.weight`, `2.bias` … and `conv1.weight`, `conv2.bias` … by layer, weights before biases."""
     digits = "".join(character for character in key.rsplit(".", 1)[0] if character.isdigit())
     return int(digits or 0), 0 if key.endswith("weight") else 1
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

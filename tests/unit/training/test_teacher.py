@@ -150,9 +150,13 @@ def test_file_that_pickles_a_module_or_code_is_refused_without_running_it(tmp_pa
     ("content", "message"),
     [
         (b"no weights at all", "cannot be read"),
+        (b"hello world", "cannot be read"),  # these three have torch raise errors of other kinds
+        (b"\x80\x02.", "cannot be read"),
+        (b"", "cannot be read"),
         ({"0.weight": torch.zeros(3)}, "fits neither"),
         ([torch.zeros(3)], "no state dict"),
         ({"epoch": 3}, "no state dict"),
+        ({0: torch.zeros(3)}, "no state dict"),
     ],
 )
 def test_other_files_are_refused(content: object, message: str, tmp_path: Path) -> None:
@@ -163,3 +167,8 @@ def test_other_files_are_refused(content: object, message: str, tmp_path: Path) 
         torch.save(content, file)
     with pytest.raises(BadRequest, match=message):
         import_teacher(file, "x", tmp_path)
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"none\.pth cannot be read: No such file or directory$"):
+        import_teacher(tmp_path / "none.pth", "x", tmp_path)
