@@ -71,5 +71,15 @@ def main() -> None:
     except FlawscribeError as error:
         typer.echo(f"flawscribe: {error.detail}", err=True)
         sys.exit(2)
+    except OSError as error:
+        typer.echo(f"flawscribe: {_told(error)}", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _told(error: OSError) -> str:
+    """The file and what was wrong with it, on one line."""
+    if not error.strerror:  # Pillow's own, which names the file in its words
+        return " ".join(str(error).split()) or type(error).__name__
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.commands.outputs import writable
 from service.commands.train import require_torch
 from service.errors import BadRequest
 from service.settings import load_settings
@@ -24,7 +25,10 @@ bench = typer.Typer(
     compared runs in turns in one run, so that ratios hold on a machine that has other work too.
     """,
 )
-Json = Annotated[Path | None, typer.Option("--json", help="File for the JSON; else it goes to standard output.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=writable, help="File for the JSON; else it goes to standard output."),
+]
 Folder = Annotated[Path | None, typer.Option(help="A bundle's folder (default: the default model's).")]
 
 

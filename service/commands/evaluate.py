@@ -9,7 +9,7 @@ import typer
 
 from service.bundle.store import EngineOptions, load_bundle
 from service.commands.counting import count
-from service.errors import BadRequest
+from service.commands.outputs import writable
 from service.settings import load_settings
 
 
@@ -18,8 +18,10 @@ def evaluate(
     dataset: Annotated[
         Path, typer.Argument(help="Test set in MVTec AD's layout: test/good, test/<defect>, ground_truth.")
     ],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with the worst mistakes here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", callback=writable, help="Write the figures here.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", callback=writable, help="Write a page with the worst mistakes here.")
+    ] = None,
 ) -> None:
     """Measure a bundle on labelled pictures: AUROC, AU-PRO, overkill and escape at its own threshold.
 
@@ -27,9 +29,6 @@ def evaluate(
     """
     from service.training import evaluate as figures  # noqa: PLC0415 - needs no torch, but only this command needs it
 
-    for file in (json_file, html_file):  # now, and not after minutes
-        if file is not None and not file.absolute().parent.is_dir():
-            raise BadRequest(f"{file} cannot be written: there is no folder {file.absolute().parent}")
     settings = load_settings()
     options = EngineOptions(settings.precision, settings.provider, settings.threads)
     loaded = load_bundle(bundle, options)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from service.commands.outputs import require_folder
 from service.commands.train import require_torch
 
 
@@ -19,7 +20,9 @@ def export(run: Annotated[Path, typer.Argument(help="A run's folder, runs/NAME."
     from service.training.build import build, remembered  # noqa: PLC0415 - torch is loaded only here
     from service.training.train import Trainer  # noqa: PLC0415
 
-    folder = build(remembered(run), lambda text: typer.echo(text, err=True), obtain=Trainer.best_so_far)
+    settings = remembered(run)
+    require_folder(settings.models_dir / settings.name)
+    folder = build(settings, lambda text: typer.echo(text, err=True), obtain=Trainer.best_so_far)
     typer.echo(f"{folder} written; look at {folder}/report.html")
 
 

@@ -1,4 +1,4 @@
-"""A model's version with the records of it: what `flawscribe thresholds` and `flawscribe recalibrate` begin with."""
+"""The records, and a model's version with those of it: what commands that read them begin with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from service.bundle.manifest import FormName, Manifest
 from service.bundle.store import EngineOptions, Store
 from service.errors import BadRequest
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from service.records.database import Database
@@ -43,6 +43,13 @@ class Recorded:
         return next((form for form in forms if form in busiest), "float32")
 
 
+def require_records(settings: Settings) -> None:
+    """Raises BadRequest when the records' folder should hold the database and does not: who reads must not make an empty
+    one of a mistyped name."""
+    if settings.database_url is None and not (settings.records_dir / "records.sqlite").is_file():
+        raise BadRequest(f"no records in {settings.records_dir}: set FLAWSCRIBE_RECORDS_DIR or FLAWSCRIBE_DATABASE_URL")
+
+
 @contextmanager
 def recorded(name: str, version: int | None) -> Iterator[Recorded]:
     """The version (None: the active one) and the records, until the block ends.
@@ -57,8 +64,7 @@ def recorded(name: str, version: int | None) -> Iterator[Recorded]:
     if wanted is None:
         raise BadRequest(f"no version of {name} is in service; name one with --version")
     manifest = store.manifest(name, wanted)
-    if settings.database_url is None and not settings.records_dir.is_dir():
-        raise BadRequest(f"no records in {settings.records_dir}: set FLAWSCRIBE_RECORDS_DIR or FLAWSCRIBE_DATABASE_URL")
+    require_records(settings)
     database = open_database(settings.records_dir, settings.database_url)
     try:
         yield Recorded(store, manifest, database)

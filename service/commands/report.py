@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from service.errors import BadRequest
+from service.commands.outputs import writable
+from service.commands.recorded import require_records
 from service.records.report.data import Format
 from service.records.report.scope import read_scope
-from service.settings import Settings, load_settings
+from service.settings import load_settings
 
 
 def report(
@@ -23,7 +24,7 @@ def report(
     product: Annotated[str | None, typer.Option(help="One product; unset: all.")] = None,
     lot: Annotated[str | None, typer.Option(help="One lot; unset: all.")] = None,
     format: Annotated[Format, typer.Option(help="html, json, csv or pdf.")] = "html",
-    out: Annotated[Path | None, typer.Option(help="File to write; unset: standard output.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=writable, help="File to write; unset: standard output.")] = None,
 ) -> None:
     """Report on recorded inspections: yield, flaws by type, control chart, score trend, causes and actions.
 
@@ -36,7 +37,8 @@ def report(
 
     scope = read_scope(since, until, now=datetime.now(UTC), product=product, lot=lot)
     settings = load_settings()
-    database = open_database(_records(settings), settings.database_url)
+    require_records(settings)
+    database = open_database(settings.records_dir, settings.database_url)
     try:
         data = gather(database, scope)
     finally:
@@ -45,18 +47,7 @@ def report(
     if out is None:
         sys.stdout.buffer.write(document.content)
         return
-    try:
-        out.write_bytes(document.content)
-    except OSError as error:
-        raise BadRequest(f"{out}: {error.strerror}") from error
-
-
-def _records(settings: Settings) -> Path:
-    """The records' folder. Raises BadRequest when it should hold the database and is not there: a report must not make
-    an empty one of a mistyped name."""
-    if settings.database_url is None and not settings.records_dir.is_dir():
-        raise BadRequest(f"no records in {settings.records_dir}: set FLAWSCRIBE_RECORDS_DIR or FLAWSCRIBE_DATABASE_URL")
-    return settings.records_dir
+    out.write_bytes(document.content)
 
 
 def register(app: typer.Typer) -> None:

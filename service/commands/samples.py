@@ -33,6 +33,8 @@ def samples(
         write_dataset(kind, directory, good, seed, flawed, progress=progress)
     except ValueError as error:
         raise BadRequest(str(error)) from error
+    except OSError as error:  # of a file of the unfinished set, whose name says nothing to who named the folder
+        raise BadRequest(f"{directory} cannot be written: {error.strerror or error}") from error
 
 
 def register(app: typer.Typer) -> None:

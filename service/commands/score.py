@@ -16,6 +16,7 @@ from typing import IO, Annotated, Any, Literal
 import typer
 
 from service.bundle.store import Bundle, EngineOptions, Store, load_bundle
+from service.commands.outputs import require_file, require_folder
 from service.decision.heatmap import draw_overlay
 from service.errors import BadRequest, FlawscribeError, UnreadableImage
 from service.inspector import Inspector, Picture
@@ -61,6 +62,10 @@ def score(
     files = find_pictures(folder)
     if overlays and out is None:
         raise BadRequest("--overlays needs --out")
+    if out is not None:
+        require_file(out / f"scores.{format}", makes_folder=True)
+        if overlays:
+            require_folder(out / "overlays")
     settings = load_settings()
     judging = _judge(files, _load(bundle, model, settings), settings)
     names = {file: file.name if file == folder else file.relative_to(folder).as_posix() for file in files}

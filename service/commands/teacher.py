@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from service.commands.outputs import require_file, writable_in_new_folder
 from service.commands.train import require_torch
 from service.errors import BadRequest
 
@@ -40,7 +41,12 @@ def list_all(directory: Annotated[Path, typer.Option(help="Folder of teachers.")
 @teachers.command("pretrain")
 def learn(
     folder: Annotated[list[Path], typer.Option(help="Searched for pictures of any kind; may be repeated.")],
-    checkpoint: Annotated[Path, typer.Option(help="Written as it goes; the same command again goes on from it.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            callback=writable_in_new_folder, help="Written as it goes; the same command again goes on from it."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Write the teacher under this name at the end.")] = "",
     size: Annotated[str, typer.Option(help="PDN: small or medium.")] = "small",
     steps: Annotated[int, typer.Option(min=1, help="Steps of 16 crops.")] = 3000,
@@ -64,6 +70,8 @@ def learn(
 
     if size not in PDN_SIZES:
         raise BadRequest(f"--size is {' or '.join(PDN_SIZES)}, not {size!r}")
+    if name:
+        require_file(directory / f"{name}.safetensors", makes_folder=True)
     settings = PretrainSettings(
         folders=tuple(str(each) for each in folder),
         size=size,
@@ -103,6 +111,7 @@ def make_by_hand(
     from service.training.teacher import save_teacher  # noqa: PLC0415
     from service.training.teacher_views import load_pictures  # noqa: PLC0415
 
+    require_file(directory / f"{name}.safetensors", makes_folder=True)
     network = whitened_on(load_pictures([str(each) for each in folder], generated, seed), seed)
     recipe = {
         "method": "local energies of Gabor filters, blobs and means, whitened on the pictures (service/training/energies.py)",

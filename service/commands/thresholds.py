@@ -10,6 +10,7 @@ import typer
 
 from service.bundle.manifest import FormName
 from service.commands.recorded import recorded, written
+from service.errors import BadRequest
 
 if TYPE_CHECKING:
     from service.records.thresholds import Advice, Candidate, Rate
@@ -34,6 +35,8 @@ def thresholds(
     from service.bundle.recalibrate import with_threshold  # noqa: PLC0415 - the database is loaded only here
     from service.records.thresholds import advise, read_reviewed, suggest  # noqa: PLC0415
 
+    if not 0 < most_escapes < 1:  # nor when it is no number
+        raise BadRequest("--most-escapes must be above 0 and below 1")
     with recorded(name, version) as found:
         store, manifest, wanted = found.store, found.manifest, found.manifest.version
         form = found.form(form)

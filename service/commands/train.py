@@ -14,6 +14,7 @@ import typer
 from service.background import NICEST, step_behind
 from service.bundle.manifest import AUTO, NAME_PATTERN
 from service.commands.counting import count
+from service.commands.outputs import require_folder, writable_in_new_folder
 from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
 from service.trainings.order import RESERVED
@@ -82,7 +83,8 @@ def train(
     progress: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file kept up to date: phase, step, loss, curve, seconds left, error; samples/ beside it."
+            callback=writable_in_new_folder,
+            help="JSON file kept up to date: phase, step, loss, curve, seconds left, error; samples/ beside it.",
         ),
     ] = None,
     background: Annotated[
@@ -146,6 +148,7 @@ def train(
 def _build(settings: BuildSettings) -> Path:
     from service.training.build import build  # noqa: PLC0415
 
+    _require_folders(settings)
     return build(settings, _say, _Bar())
 
 
@@ -158,6 +161,7 @@ def _build_watched(settings: BuildSettings, file: ProgressFile) -> Path:
         file.say(text)
 
     try:
+        _require_folders(settings)
         folder = build(settings, say, file.step, _evaluated(file))
     except FlawscribeError as error:
         file.failed(error.detail)
@@ -167,6 +171,11 @@ def _build_watched(settings: BuildSettings, file: ProgressFile) -> Path:
         raise
     file.done(folder)
     return folder
+
+
+def _require_folders(settings: BuildSettings) -> None:
+    for folder in (settings.models_dir, settings.runs_dir):
+        require_folder(folder / settings.name)
 
 
 def _evaluated(file: ProgressFile) -> Callable[[int, float, Sequence[Sample]], None]:

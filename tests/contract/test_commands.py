@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from service.cli import app
+from service.commands.outputs import require_file, require_folder
+from service.errors import BadRequest
 from tests.networks import grey_picture, png, write_bundle
 
 
@@ -94,6 +98,22 @@ def test_check_tells_sound_from_damaged(bundle: Path, tmp_path: Path) -> None:
     refused(flawscribe("check", damaged), "reference.png")
 
 
+def test_check_tells_of_every_form_and_fails_when_one_misses_its_golden_pictures(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "probe", 1, int8_gain=0.5)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["golden"][0]["scores"]["int8"] += 0.2
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    done = flawscribe("check", folder)
+    assert done.returncode == 2
+    assert "form float32: meets its golden pictures" in done.stdout
+    assert "form int8: MISSES its golden pictures" in done.stdout
+    assert "missed on this machine by int8" in done.stderr.splitlines()[-1]
+    both = write_bundle(tmp_path, "other", 1, int8_gain=0.5, golden_shift=0.2)
+    done = flawscribe("check", both)
+    refused(done, "missed on this machine by float32, int8")
+    assert done.stdout.count("MISSES its golden pictures") == 2
+
+
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     made = flawscribe("key", "create", "--keys-file", file, "--scope", "detect", "--scope", "admin", "--note", "line 3")
@@ -121,3 +141,95 @@ def test_serve_refuses_a_configuration_that_cannot_hold(bundle: Path, tmp_path: 
 def test_a_model_name_that_cannot_be_is_refused_before_the_training(photos: Path) -> None:
     refused(flawscribe("train", "--data", photos, "--name", "My Part"), "--name 'My Part'")
     refused(flawscribe("train", "--data", photos, "--name", "teachers"), "not 'teachers'")
+
+
+def refusal(*arguments: object) -> str:
+    """What a command is refused with, run in this process."""
+    error = CliRunner().invoke(app, list(map(str, arguments))).exception
+    assert isinstance(error, BadRequest), error
+    return error.detail
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "network", "--bundle", "none", "--json"),
+        ("bench", "service", "--bundle", "none", "--json"),
+        ("bench", "train", "--size", "none", "--json"),
+        ("bench", "memory", "--bundle", "none", "--json"),
+        ("evaluate", "none", "none", "--json"),
+        ("evaluate", "none", "none", "--html"),
+        ("report", "--from", "never", "--out"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(command: tuple[str, ...], tmp_path: Path) -> None:
+    assert refusal(*command, tmp_path) == f"{tmp_path} cannot be written: Is a directory"
+    file = tmp_path / "none" / "file"
+    assert refusal(*command, file) == f"{file} cannot be written: there is no folder {tmp_path / 'none'}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("score", "PHOTOS", "--bundle", "none", "--out"),
+        ("train", "--data", "none", "--name", "x", "--progress"),
+        ("train", "--data", "none", "--name", "x", "--models-dir"),
+        ("train", "--data", "none", "--name", "x", "--runs-dir"),
+        ("teacher", "pretrain", "--folder", "none", "--size", "none", "--checkpoint"),
+        ("teacher", "pretrain", "--folder", "none", "--checkpoint", "none.pt", "--name", "x", "--directory"),
+        ("teacher", "energies", "--folder", "none", "--name", "x", "--directory"),
+        ("samples", "polka-dot"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(
+    command: tuple[str, ...], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    command = tuple(str(photos) if word == "PHOTOS" else word for word in command)
+    assert f"{tmp_path}/file/new" in (told := refusal(*command, tmp_path / "file" / "new" / "x"))
+    assert "cannot be written" in told
+
+
+def test_the_folder_of_models_is_tried_before_a_run_is_exported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    settings = {"data": "none", "name": "x", "models_dir": f"{tmp_path}/file/models", "runs_dir": str(tmp_path)}
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings, "images": "", "teacher": ""}))
+    assert f"{tmp_path}/file/models/x cannot be written" in refusal("export", tmp_path)
+
+
+def test_trying_an_output_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("kept")
+    require_file(tmp_path / "there")
+    require_file(tmp_path / "new")
+    require_file(tmp_path / "a" / "b" / "new", makes_folder=True)
+    require_folder(tmp_path / "a" / "b")
+    os.mkfifo(tmp_path / "pipe")
+    require_file(tmp_path / "pipe")  # does not wait for a reader
+    (tmp_path / "pipe").unlink()
+    with pytest.raises(BadRequest, match="cannot be written"):
+        require_file(tmp_path / ("x" * 300))
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_text() == "kept"
+
+
+def test_what_the_system_refuses_is_one_line_too(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "overlays" / "good.png.png"
+    taken.mkdir(parents=True)
+    done = flawscribe("score", photos / "good.png", "--bundle", bundle, "--out", tmp_path, "--overlays")
+    refused(done, f"flawscribe: {taken}: Is a directory")
+    (torn := tmp_path / "torn").mkdir()
+    (torn / "torn.png").write_bytes(b"no picture")
+    done = flawscribe("teacher", "energies", "--folder", torn, "--name", "x", "--directory", tmp_path)
+    refused(done, "torn.png")
+
+
+@pytest.mark.parametrize("share", ["2", "1", "0", "-1", "nan"])
+def test_a_share_of_escapes_that_is_none_is_refused(share: str) -> None:
+    assert refusal("thresholds", "x", "--most-escapes", share) == "--most-escapes must be above 0 and below 1"
+
+
+def test_no_database_is_made_where_none_is(bundle: Path, tmp_path: Path) -> None:
+    refused(flawscribe("report", FLAWSCRIBE_RECORDS_DIR=str(tmp_path)), "no records in")
+    environment = {"FLAWSCRIBE_RECORDS_DIR": str(tmp_path), "FLAWSCRIBE_MODELS_DIR": str(bundle.parents[1])}
+    refused(flawscribe("thresholds", "probe", **environment), "no records in")
+    assert not list(tmp_path.iterdir())
