@@ -125,7 +125,7 @@ class Reader:
         return round(auroc(np.array([self._map(maps, plan).score for maps, plan in taken]), self.flawed), 4)
 
     def _map(self, maps: WindowMaps, plan: TilePlan) -> AnomalyMap:
-        return picture_map(maps, plan, self.material.min_flaw_px, None, self.chooser.border)
+        return picture_map(maps, plan, self.material.min_flaw_px, None, self.chooser.local)
 
 
 def ablations(material: Material, steps: int, folder: Path) -> Iterator[Row]:

@@ -237,7 +237,7 @@ def decide(
 ) -> tuple[AnomalyMap, Verdict]:
     """The windows' maps -> the picture's map and verdict."""
     form = bundle.form
-    anomaly_map = picture_map(maps, plan, bundle.manifest.min_flaw_px, bundle.roi, bundle.manifest.border)
+    anomaly_map = picture_map(maps, plan, bundle.manifest.min_flaw_px, bundle.roi, bundle.local)
     thresholds = limits(form.review_threshold, form.reject_threshold, threshold)
     return anomaly_map, judge(anomaly_map, thresholds, form.calibration_scores, reasons)
 

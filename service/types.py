@@ -30,6 +30,9 @@ class Tile:
 
 Lighting = Literal["as_is", "even"]  # of pictures: service/image/lighting.py
 LightingChoice = Literal["auto", "as_is", "even"]  # at training
+LayoutChoice = Literal[
+    "auto", "fixed", "free"
+]  # at training: whether parts always lie alike (service/training/layout.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,18 @@ class Border:
 
     structural: tuple[tuple[float, float], ...] = ()
     logical: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """What is normal at each place, of parts that always lie alike: float32 [maps,rows,columns], structural and, with the
+    autoencoder, logical. A filtered map's cell stands for (cell - typical) / spread there."""
+
+    typical: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
+LocalScale = Border | Layout  # of a product's maps: by distance from the border alone, or place by place
 
 
 @dataclass(frozen=True, slots=True)

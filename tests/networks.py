@@ -10,6 +10,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from PIL import Image
 
+from service.bundle.layout import LAYOUT_FILE, write_layout
 from service.bundle.manifest import (
     Form,
     Golden,
@@ -26,6 +27,7 @@ from service.decision.scale import picture_map
 from service.engine.session import open_session
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.image.quality import QualityGate
+from service.types import Layout
 
 POISON = (1, 2, 3)  # a window whose pixel (16,16) has this colour makes the network fail
 FIRST, REACH = 14, 5  # cell i is the mean darkness of window pixels 4i+14 .. 4i+18, centred on 4i+16
@@ -161,6 +163,7 @@ def write_bundle(
     gain: float = 1.0,
     gate: QualityGate = OPEN_GATE,
     roi: np.ndarray | None = None,
+    layout: Layout | None = None,
     int8_gain: float | None = None,
     golden_shift: float = 0.0,
 ) -> Path:
@@ -179,7 +182,7 @@ def write_bundle(
     for file, data in networks.items():
         form_name = "float32" if file == "model.onnx" else "int8"
         session = open_session(data, form=form_name, provider="cpu")
-        scores[form_name] = picture_map(session.run(prepare(picture, plan)), plan, min_flaw_px, roi).score
+        scores[form_name] = picture_map(session.run(prepare(picture, plan)), plan, min_flaw_px, roi, layout).score
         scores[form_name] += golden_shift
         rule = ThresholdRule(method="conformal", false_reject_rate=0.1, parts=9)
         forms[form_name] = Form(
@@ -201,6 +204,8 @@ def write_bundle(
     }
     if roi is not None:
         files["roi.png"] = png(np.repeat(roi.astype(np.uint8)[:, :, None] * 255, 3, axis=2))
+    if layout is not None:
+        files[LAYOUT_FILE] = write_layout(layout)
     manifest = Manifest(
         name=name,
         version=version,
@@ -215,6 +220,7 @@ def write_bundle(
         golden_tolerance=0.01,
         teacher=Teacher(name="none", sha256="0" * 64),
         roi=roi is not None,
+        layout=layout is not None,
         files=digest(files),
     )
     folder = models_dir / name / str(version)

@@ -40,7 +40,7 @@ def prepared(bundle: Bundle, data: bytes) -> Prepared:
 def answer(bundle: Bundle, maps: WindowMaps, plan: TilePlan, reasons: tuple[str, ...]) -> dict[str, Any]:
     """The verdict as JSON."""
     manifest = bundle.manifest
-    mapped = picture_map(unpacked(maps, pack_tiles(plan)), plan, manifest.min_flaw_px, bundle.roi, manifest.border)
+    mapped = picture_map(unpacked(maps, pack_tiles(plan)), plan, manifest.min_flaw_px, bundle.roi, bundle.local)
     verdict = judge(mapped, bundle.thresholds, bundle.form.calibration_scores, reasons)
     return {"verdict": verdict.decision.value, "anomaly_score": verdict.score, "regions": len(verdict.regions)}
 

@@ -32,7 +32,9 @@ log = logging.getLogger("flawscribe.records")
 Storing = Literal["none", "record", "image"]
 _OFF = "nothing is recorded here: FLAWSCRIBE_STORE is `off`"
 _KEY = "idempotency-key"
-_PART_OF_IT = frozenset({"location", "preference-applied", "server-timing", "x-verdict"})  # headers that an answer keeps
+_PART_OF_IT = frozenset(  # headers that an answer keeps
+    {"location", "preference-applied", "server-timing", "x-verdict"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.layout import LAYOUT_FILE, read_layout
 from service.bundle.manifest import FORM_FILES, Form, FormName, Manifest
 from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
 from service.decision.scale import picture_map
@@ -17,7 +18,7 @@ from service.engine.session import Provider, Session, has_cuda, has_openvino, op
 from service.errors import BundleRefused, NotReady
 from service.image.decode import decode, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
-from service.types import AnomalyMap, Border, ModelIdentity, Thresholds, TilePlan
+from service.types import AnomalyMap, Layout, LocalScale, ModelIdentity, Thresholds, TilePlan
 
 log = logging.getLogger("flawscribe.bundle")
 Precision = Literal["auto", "float32", "fp16", "int8", "int8-openvino", "bf16"]
@@ -54,6 +55,7 @@ class Bundle:
     roi: NDArray[np.bool_] | None
     references: tuple[NDArray[np.uint8], ...] = ()
     network_bytes: int = 0  # of the form's file
+    layout: Layout | None = None
 
     @property
     def resident_bytes(self) -> int:
@@ -62,6 +64,11 @@ class Bundle:
         if self.session.provider == "openvino":
             return max(int(_RESIDENT_OPENVINO * self.network_bytes), _LEAST_OPENVINO) + pictures
         return int(_RESIDENT * self.network_bytes) + pictures
+
+    @property
+    def local(self) -> LocalScale:
+        """How its maps are scaled by place."""
+        return self.layout or self.manifest.border
 
     @property
     def form(self) -> Form:
@@ -89,7 +96,7 @@ class Bundle:
         scale = jpeg_scale(header.width, header.height, self.manifest.prepare)
         windows = prepare(decode(data, max_pixels, jpeg_scale=scale), plan)
         manifest = self.manifest
-        return picture_map(self.session.run(windows), plan, manifest.min_flaw_px, self.roi, manifest.border)
+        return picture_map(self.session.run(windows), plan, manifest.min_flaw_px, self.roi, self.local)
 
     def anomaly_map(self, rgb: NDArray[np.uint8]) -> AnomalyMap:
         """The anomaly map of a picture uint8 [H,W,3], synchronously: prepare, network, decision's one map."""
@@ -100,7 +107,7 @@ class Bundle:
             global_map=self.manifest.network.global_map,
             min_flaw_px=self.manifest.min_flaw_px,
             roi=self.roi,
-            border=self.manifest.border,
+            local=self.local,
         )
 
 
@@ -112,14 +119,14 @@ def anomaly_map_of(
     global_map: bool,
     min_flaw_px: float,
     roi: NDArray[np.bool_] | None = None,
-    border: Border | None = None,
+    local: LocalScale | None = None,
 ) -> AnomalyMap:
     """The anomaly map of a picture uint8 [H,W,3]: the served path without a queue, for calibration and evaluation too.
 
-    `recipe`, `global_map`, `min_flaw_px` (px of the picture) and `roi` (bool [h,w]), `border` as in the manifest.
+    `recipe`, `global_map`, `min_flaw_px` (px of the picture) and `roi` (bool [h,w]), `local` as in the bundle.
     """
     plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=global_map)
-    return picture_map(session.run(prepare(rgb, plan)), plan, min_flaw_px, roi, border)
+    return picture_map(session.run(prepare(rgb, plan)), plan, min_flaw_px, roi, local)
 
 
 def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundle:
@@ -130,10 +137,11 @@ def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundl
     verified = verify(folder)
     manifest = verified.manifest
     roi = decode(verified.files["roi.png"], MAX_PIXELS)[..., 0] > 127 if manifest.roi else None
+    layout = read_layout(verified.files[LAYOUT_FILE], 1 + manifest.network.global_map) if manifest.layout else None
     failures = []
     for name, provider in _ways_to_try(manifest, options):
         try:
-            bundle = _open(verified, name, provider, options.threads, roi)
+            bundle = _open(verified, name, provider, options.threads, roi, layout)
         except BundleRefused as error:
             failures.append(f"form {name}: {error.detail}")
             continue
@@ -172,14 +180,19 @@ def open_provider() -> str:
 
 
 def _open(
-    verified: VerifiedFolder, name: FormName, provider: Provider, threads: int, roi: NDArray[np.bool_] | None
+    verified: VerifiedFolder,
+    name: FormName,
+    provider: Provider,
+    threads: int,
+    roi: NDArray[np.bool_] | None,
+    layout: Layout | None,
 ) -> Bundle:
     manifest = verified.manifest
     data = verified.files[manifest.forms[name].file]
     session = open_session(data, form=name, provider=provider, threads=threads)
     pictures = ("reference.png", *manifest.references)
     references = tuple(decode(verified.files[file], MAX_PIXELS) for file in pictures if file in verified.files)
-    return Bundle(verified.folder, manifest, session, name, roi, references, len(data))
+    return Bundle(verified.folder, manifest, session, name, roi, references, len(data), layout)
 
 
 def golden_failure(bundle: Bundle, files: dict[str, bytes]) -> str | None:

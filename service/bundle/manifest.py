@@ -139,6 +139,7 @@ class Manifest(_Part):
     golden_tolerance: float = Field(gt=0)  # largest relative difference of a golden score at load
     teacher: Teacher
     roi: bool = False
+    layout: bool = False  # layout.npy says what is normal place by place, in place of `border`
     metrics: dict[str, Any] = {}
     data: dict[str, Any] = {}  # fingerprint, counts by split
     training: dict[str, Any] = {}  # settings

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto
 from pydantic import ValidationError
 
+from service.bundle.layout import LAYOUT_FILE, read_layout
 from service.bundle.manifest import Manifest
 from service.errors import BundleRefused, FlawscribeError
 from service.image.decode import decode
@@ -58,12 +59,17 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _picture_faults(manifest: Manifest, files: dict[str, bytes]) -> Iterator[str]:
-    for name in [golden.file for golden in manifest.golden] + (["roi.png"] if manifest.roi else []):
+    promised = [golden.file for golden in manifest.golden]
+    promised += [name for name, there in (("roi.png", manifest.roi), (LAYOUT_FILE, manifest.layout)) if there]
+    for name in promised:
         if name not in manifest.files:
             yield f"{name} is promised and not listed in files"
         elif name in files:
             try:
-                decode(files[name], MAX_PIXELS)
+                if name == LAYOUT_FILE:
+                    read_layout(files[name], 1 + manifest.network.global_map)
+                else:
+                    decode(files[name], MAX_PIXELS)
             except FlawscribeError as error:
                 yield f"{name}: {error.detail}"
 

@@ -19,7 +19,7 @@ from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
 from service.trainings.order import RESERVED
 from service.trainings.progress import ProgressFile, TimeLeft
-from service.types import LightingChoice, Thresholds
+from service.types import LayoutChoice, LightingChoice, Thresholds
 
 if TYPE_CHECKING:
     from service.training.build import BuildSettings
@@ -63,6 +63,12 @@ def train(
             help="even: local flaws where light changes between or within pictures, not wide shades; auto: as painted flaws say."
         ),
     ] = "as_is",
+    layout: Annotated[
+        LayoutChoice,
+        typer.Option(
+            help="fixed: parts always lie alike, what is normal is learned place by place; free: they do not; auto: as seen."
+        ),
+    ] = "auto",
     roi: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Picture that is white where parts are looked at."),
@@ -133,6 +139,7 @@ def train(
         penalty=penalty,
         working_size=working_size,
         lighting=lighting,
+        layout=layout,
         roi=roi,
         min_flaw_px=min_flaw_px,
         mm_per_pixel=mm_per_pixel,

@@ -1,8 +1,8 @@
 """Windows' maps -> one picture's anomaly map. The only place that does this, for training, evaluation and serving.
 
 Stitch the windows' cells (no blending: they are exact), scale those at the border by their own quantiles, resize the
-logical map of the shrunk whole onto them, average the two (paper section 3.4), then take the local mean over the smallest
-flaw that counts. Nothing is clamped.
+logical map of the shrunk whole onto them, take the local mean over the smallest flaw that counts, and average the two (paper
+section 3.4); where parts always lie alike, each is scaled place by place before that. Nothing is clamped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.image.prepare import CELLS, CONTEXT, STRIDE
-from service.types import AnomalyMap, Border, TilePlan, WindowMaps
+from service.types import AnomalyMap, Border, Layout, LocalScale, TilePlan, WindowMaps
 
 FloatMap = NDArray[np.float32]
 BORDER_CELLS = CONTEXT // STRIDE  # cells nearer to the border see some of the reflected context
@@ -26,24 +26,26 @@ def picture_map(
     plan: TilePlan,
     min_flaw_px: float,
     roi: NDArray[np.bool_] | None = None,
-    border: Border | None = None,
+    local: LocalScale | None = None,
 ) -> AnomalyMap:
     """The picture's AnomalyMap from its windows' maps, in the order of `prepare`.
 
     `min_flaw_px`: side of the smallest flaw that counts, in px of the picture. `roi`: the region of interest,
-    bool [h,w] of any size; cells outside become -inf. `border`: the border's own scale, if it was calibrated.
+    bool [h,w] of any size; cells outside become -inf. `local`: the scale of the border or of each place, if it was calibrated.
     Raises ValueError when the plan has another number of windows.
     """
     if len(maps.structural) != plan.windows:
         raise ValueError(f"plan has {plan.windows} windows, network answered {len(maps.structural)}")
     width = min_flaw_px * plan.working_width / plan.width / STRIDE
-    border = border or Border()
+    border = local if isinstance(local, Border) else Border()
     structural = local_mean(levelled(stitch(maps.structural, plan), border.structural), width)
     logical = None
-    cells = structural
     if maps.logical is not None:
         logical = local_mean(_logical(maps.logical, plan, border), width)
-        cells = (structural + logical) / np.float32(2)
+    if isinstance(local, Layout):
+        structural = _placed(structural, local, 0)
+        logical = None if logical is None else _placed(logical, local, 1)
+    cells = structural if logical is None else (structural + logical) / np.float32(2)
     if roi is not None:
         cells = np.where(roi_cells(roi, plan), cells, np.float32(-np.inf))
     return AnomalyMap(cells=cells, structural=structural, logical=logical, plan=plan)
@@ -114,6 +116,23 @@ def _logical(windows: FloatMap, plan: TilePlan, border: Border) -> FloatMap:
     down = interpolation(np.arange(plan.rows) * (plan.whole_height / plan.working_height), rows)
     across = interpolation(np.arange(plan.columns) * (plan.whole_width / plan.working_width), columns)
     return np.asarray(down @ cells @ across.T, np.float32)
+
+
+def _placed(cells: FloatMap, layout: Layout, index: int) -> FloatMap:
+    """The filtered map place by place. A picture of a little another size has its places between those of the layout."""
+    typical, spread = (_onto(part[index], *cells.shape) for part in (layout.typical, layout.spread))
+    return np.asarray((cells - typical) / spread, np.float32)
+
+
+def _onto(grid: FloatMap, rows: int, columns: int) -> FloatMap:
+    """The grid resized to `rows` and `columns`, its corners on theirs."""
+    if grid.shape == (rows, columns):
+        return grid
+    down, across = (
+        interpolation(np.linspace(0, sources - 1, targets), sources)
+        for sources, targets in zip(grid.shape, (rows, columns), strict=True)
+    )
+    return np.asarray(down @ grid @ across.T, np.float32)
 
 
 def interpolation(places: _Places, sources: int) -> FloatMap:

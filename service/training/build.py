@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from service.bundle.folder import next_version, write_bundle
+from service.bundle.layout import LAYOUT_FILE, write_layout
 from service.bundle.manifest import (
     AUTO,
     FORM_FILES,
@@ -52,6 +53,7 @@ from service.training.forms import (
     shrunk,
     varied,
 )
+from service.training.layout import FEWEST, choose_layout, have_one_grid
 from service.training.neighbours import choose_teacher, is_better_lit
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
@@ -60,7 +62,7 @@ from service.training.report import Report, write_report
 from service.training.select import Selection
 from service.training.teacher import Teacher, load_teacher
 from service.training.train import Evaluated, History, Progress, Trainer
-from service.types import LightingChoice
+from service.types import Border, Layout, LayoutChoice, LightingChoice
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -94,6 +96,7 @@ class BuildSettings:
     penalty: Path | None = None
     working_size: int | None = None
     lighting: LightingChoice = "as_is"
+    layout: LayoutChoice = "auto"
     roi: Path | None = None
     min_flaw_px: float | None = None
     mm_per_pixel: float | None = None
@@ -170,8 +173,9 @@ def build(
         )
         say(look_along(detector, recipe.directions, seek, chooser))
     separation = chooser.score(detector)  # sets the quantiles anew, for the rounded weights
-    judge.border = chooser.border
-    product = replace(product, border=chooser.border)
+    layout = choose_layout(settings.layout, detector, pictures, product.recipe, chooser, say)
+    judge.local = chooser.local = layout or chooser.local
+    product = replace(product, local=chooser.local)
     networks = export_forms(
         detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half
     )
@@ -192,11 +196,10 @@ def build(
     files |= {FORM_FILES[name]: data for name, data in networks.items()}
     fastest = next(sessions[name] for name in _FASTEST_FIRST if name in sessions)
     ranked = [product.score(fastest, picture) for picture in pictures[:_MOST_RANKED]]
-    typical = int(np.argsort(ranked)[len(ranked) // 2])
-    files["reference.png"] = png(shrunk(pictures[typical], 512))
-    others = varied(pictures[:_MOST_RANKED], typical, _REFERENCES)
-    references = {f"references/{index}.jpg": jpeg(shrunk(picture, 512)) for index, picture in enumerate(others)}
+    references = _references(pictures[:_MOST_RANKED], int(np.argsort(ranked)[len(ranked) // 2]))
     files |= references
+    if layout is not None:
+        files[LAYOUT_FILE] = write_layout(layout)
     if settings.roi is not None:
         files["roi.png"] = settings.roi.read_bytes()
     seconds = time.monotonic() - started
@@ -209,16 +212,17 @@ def build(
         network=Network(size=teacher.size, global_map=product.global_map),
         prepare=product.recipe,
         quantiles=_quantiles(detector),
-        border=product.border,
+        border=product.local if isinstance(product.local, Border) else Border(),
         min_flaw_px=smallest,
         mm_per_pixel=settings.mm_per_pixel,
         quality_gate=learn_gate([*pictures, *held_out, *calibration], scale),
         forms=forms,
-        references=tuple(references),
+        references=tuple(references)[1:],
         golden=golden,
         golden_tolerance=_GOLDEN_TOLERANCE,
         teacher=TeacherRecord(name=teacher.name, sha256=teacher.sha256),
         roi=settings.roi is not None,
+        layout=layout is not None,
         metrics={"painted_flaw_separation": round(separation, 5), "training_seconds": round(seconds, 1)},
         data={
             "fingerprint": splits.fingerprint(),
@@ -249,27 +253,36 @@ def _checkpoint(run: _Run, starts: bool, say: Say) -> Path:
     folder = run.settings.runs_dir / run.settings.name
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, record = folder / "checkpoint.pt", folder / _RUN
-    text = TypeAdapter(_Run).dump_json(run, indent=1)
-    if checkpoint.exists() and (not record.exists() or record.read_bytes() != text):
+    if checkpoint.exists() and _recorded(record) != run:
         if not starts:
             raise BadRequest(f"the images or the teacher have changed since {checkpoint} was made; train anew")
         checkpoint.replace(folder / "checkpoint.old.pt")
         say(f"{folder} held another training (settings, images or teacher differ): starting anew")
-    record.write_bytes(text)
+    record.write_bytes(TypeAdapter(_Run).dump_json(run, indent=1))
     return checkpoint
+
+
+def _recorded(record: Path) -> _Run | None:
+    """What a run's record says; settings that it was made without are at their defaults. None where it cannot be read."""
+    try:
+        return TypeAdapter(_Run).validate_json(record.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def remembered(run_dir: Path) -> BuildSettings:
     """The settings of a run. Raises BadRequest when the folder is no run of `flawscribe train`."""
-    try:
-        return TypeAdapter(_Run).validate_json((run_dir / _RUN).read_bytes()).settings
-    except (OSError, ValidationError) as error:
-        raise BadRequest(f"{run_dir} is no run of `flawscribe train`: {_RUN} cannot be read") from error
+    if (recorded := _recorded(run_dir / _RUN)) is None:
+        raise BadRequest(f"{run_dir} is no run of `flawscribe train`: {_RUN} cannot be read")
+    return recorded.settings
 
 
 def _product(settings: BuildSettings, splits: Splits) -> Product:
     images = (*splits.train, *splits.validation, *splits.calibration)
     recipe = choose_recipe(images, settings.working_size)
+    sizes = [(image.width, image.height) for image in splits.train]
+    if settings.layout == "fixed" and not have_one_grid(sizes, recipe):
+        raise BadRequest(f"--layout fixed needs at least {FEWEST} pictures to learn from, all of one size")
     if settings.lighting == "even":
         recipe = recipe.model_copy(update={"lighting": "even"})
     roi = None
@@ -319,6 +332,13 @@ def _suited(
     if not is_better_lit(teacher.network.to(device), pictures, as_is, even, say):
         return teacher, product, judged
     return teacher, replace(product, recipe=other), judge(other)
+
+
+def _references(pictures: Sequence[Picture], typical: int) -> dict[str, bytes]:
+    """Files of normal pictures, small: the `typical` one first, then others as unlike it and each other as they come."""
+    others = varied(pictures, typical, _REFERENCES)
+    shown = {f"references/{index}.jpg": jpeg(shrunk(picture, 512)) for index, picture in enumerate(others)}
+    return {"reference.png": png(shrunk(pictures[typical], 512)), **shown}
 
 
 def _announce(splits: Splits, product: Product, say: Say) -> None:
@@ -377,6 +397,7 @@ def _report(
         recipe=settings.recipe,
         teacher=settings.teacher,
         lighting=product.recipe.lighting,
+        by_place=isinstance(product.local, Layout),
     )
 
 

@@ -27,7 +27,7 @@ from service.training.flaws import paint_flaw
 from service.training.network import Detector
 from service.training.quantize import halve, quantize
 from service.training.select import Selection
-from service.types import AnomalyMap, Border
+from service.types import AnomalyMap, Border, LocalScale
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -44,7 +44,7 @@ class Product:
     global_map: bool
     min_flaw_px: float
     roi: NDArray[np.bool_] | None
-    border: Border = field(default_factory=Border)
+    local: LocalScale = field(default_factory=Border)
 
     def anomaly_map(self, session: Session, rgb: Picture) -> AnomalyMap:
         """A picture's anomaly map through the served path."""
@@ -55,7 +55,7 @@ class Product:
             global_map=self.global_map,
             min_flaw_px=self.min_flaw_px,
             roi=self.roi,
-            border=self.border,
+            local=self.local,
         )
 
     def score(self, session: Session, rgb: Picture) -> float:

@@ -19,6 +19,7 @@ from service.training.train import History
 from service.types import AnomalyMap, Lighting, Thresholds
 
 _METHODS = {"conformal": "counted on", "fitted_tail": "extrapolated (fitted tail) from", "reviews": "by reviews of"}
+_BY_PLACE = {True: "what is normal measured place by place", False: "one measure of what is normal for all places"}
 _LIGHT: dict[Lighting, str] = {"as_is": "light as it is", "even": "light evened out"}
 _WIDTH, _HEIGHT = 640, 220
 _USES = {"train": "to learn from", "validation": "to choose the best step by", "calibration": "to set thresholds by"}
@@ -47,6 +48,7 @@ class Report:
     recipe: str
     teacher: str
     lighting: Lighting
+    by_place: bool  # whether parts lie alike
 
 
 def write_report(report: Report) -> str:
@@ -56,8 +58,8 @@ def write_report(report: Report) -> str:
     counts = ", ".join(f"{count} {_USES[use]}" for use, count in report.counts.items())
     parts = [
         f"<h1>{escape(report.name)}</h1>",
-        f"<p>Pictures: {escape(report.data)}; {counts}. Teacher {escape(report.teacher)}, {_LIGHT[report.lighting]}, recipe "
-        f"{escape(report.recipe)}, {report.seconds / 60:.1f} minutes.</p>",
+        f"<p>Pictures: {escape(report.data)}; {counts}. Teacher {escape(report.teacher)}, {_LIGHT[report.lighting]}, "
+        f"{_BY_PLACE[report.by_place]}, recipe {escape(report.recipe)}, {report.seconds / 60:.1f} minutes.</p>",
         "".join(f"<p>Note: {escape(note)}</p>" for note in report.notes),
         "<h2>Does it tell flaws from good parts?</h2>",
         f"<p>Separation of painted flaws: <b>{report.separation:.3f}</b>; 1 is perfect, 0.5 is guessing. Flaws were painted on "

@@ -14,10 +14,10 @@ from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.training.flaws import paint_flaw
 from service.training.metrics import auroc
 from service.training.network import Detector
-from service.types import AnomalyMap, Border, TilePlan, WindowMaps
+from service.types import AnomalyMap, Border, LocalScale, TilePlan, WindowMaps
 
 Runner = Callable[[NDArray[np.uint8]], WindowMaps]
-_Q_A, _Q_B = 0.9, 0.995  # paper section 3.4
+Q_A, Q_B = 0.9, 0.995  # paper section 3.4
 _SHOWN = 2  # normals that people are shown, each as it is and with its first painted flaw
 
 
@@ -58,7 +58,7 @@ class Selection:
         window_limit: int = 60,
     ) -> None:
         self.min_flaw_px = min_flaw_px
-        self.border = Border()
+        self.local: LocalScale = Border()
         self.examples: list[Example] = []
         self.samples: list[Sample] = []  # of the last `score`
         for index, rgb in enumerate(pictures):
@@ -73,7 +73,7 @@ class Selection:
                 self.examples.append(Example(plan, prepare(painted, plan), mask, shown))
 
     def score(self, detector: Detector) -> float:
-        """Mean of image and pixel AUROC, 0..1, after setting the detector's quantiles, and the border's in `border`, on
+        """Mean of image and pixel AUROC, 0..1, after setting the detector's quantiles, and the border's in `local`, on
         the untouched normals."""
         with torch.no_grad():
             detector.q_a.zero_()
@@ -83,9 +83,9 @@ class Selection:
             detector.q_a.copy_(torch.from_numpy(q_a))
             detector.q_b.copy_(torch.from_numpy(q_b))
         scaled = [_scaled(maps, q_a, q_b) for maps in raw]
-        self.border = border_of(scaled, self.examples)
+        self.local = border_of(scaled, self.examples)
         self.samples = [
-            Sample(each.shown, picture_map(maps, each.plan, self.min_flaw_px, None, self.border), each.mask is not None)
+            Sample(each.shown, picture_map(maps, each.plan, self.min_flaw_px, None, self.local), each.mask is not None)
             for each, maps in zip(self.examples, scaled, strict=True)
             if each.shown is not None
         ]
@@ -98,7 +98,7 @@ class Selection:
     def separation(self, maps: Sequence[WindowMaps]) -> float:
         """Mean of image and pixel AUROC of the scaled maps of all examples."""
         pairs = zip(self.examples, maps, strict=True)
-        pictures = [picture_map(answer, example.plan, self.min_flaw_px, None, self.border) for example, answer in pairs]
+        pictures = [picture_map(answer, example.plan, self.min_flaw_px, None, self.local) for example, answer in pairs]
         scores = np.array([picture.score for picture in pictures])
         flawed = np.array([example.mask is not None for example in self.examples])
         pixel = []
@@ -122,8 +122,8 @@ def quantiles(
         values = np.concatenate(inner)
         if not len(values):  # a part so narrow that all of it is border
             values = np.concatenate([cells.ravel() for cells in pictures])
-        low[index] = np.quantile(values, _Q_A)
-        high[index] = max(np.quantile(values, _Q_B), low[index] + 1e-6)
+        low[index] = np.quantile(values, Q_A)
+        high[index] = max(np.quantile(values, Q_B), low[index] + 1e-6)
     return low, high
 
 
@@ -137,7 +137,7 @@ def border_of(scaled: Sequence[WindowMaps], examples: Sequence[Example]) -> Bord
             values = np.concatenate([cells[border_distance(*cells.shape) == ring] for cells in pictures])
             if not len(values):
                 break
-            low, high = (float(value) for value in np.quantile(values, (_Q_A, _Q_B)))
+            low, high = (float(value) for value in np.quantile(values, (Q_A, Q_B)))
             low = max(low, 0.0)
             rings.append((round(low, 5), round(max(high, low + 0.1), 5)))
         sides.append(tuple(rings))

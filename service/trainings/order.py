@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from service.bundle.manifest import AUTO, NAME_PATTERN
-from service.types import LightingChoice
+from service.types import LayoutChoice, LightingChoice
 
 RESERVED = "teachers"  # a folder beside the models
 _EMPTY_IS_UNSET = BeforeValidator(lambda value: None if value == "" else value)  # as forms send it
@@ -40,6 +40,11 @@ class Order(BaseModel):
         "as_is",
         description="`even`: local flaws where light changes between or within pictures, not wide shades; `auto`: as painted "
         "flaws say.",
+    )
+    layout: LayoutChoice = Field(
+        "auto",
+        description="`fixed`: parts always lie alike, what is normal is learned place by place; `free`: they do not; `auto`: as "
+        "seen.",
     )
     min_flaw_px: Number = Field(None, ge=1, description="Smallest flaw that counts, in picture px.")
     min_flaw_mm: Number = Field(None, gt=0, description="The same in mm; needs mm_per_pixel.")

@@ -27,7 +27,7 @@ from service.training.recipes import recipe_named
 from service.training.select import Selection, run_torch
 from service.training.teacher import load_teacher
 from service.training.train import Trainer
-from service.types import Border
+from service.types import LocalScale
 from tests.contract.serving import Service, running
 from tests.networks import write_bundle
 
@@ -39,7 +39,7 @@ STEPS = 20
 @dataclass(frozen=True)
 class Three:
     detector: Detector
-    border: Border
+    border: LocalScale
     losses: list[float]
     bundle: Bundle
     service: Service
@@ -77,12 +77,12 @@ def three(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Thre
     shown = decode((target / "golden" / "0.png").read_bytes(), 10**8)
     plan = plan_tiles(shown.shape[1], shown.shape[0], RECIPE, global_map=True)
     session = open_session(data, form="float32", provider="cpu")
-    score = picture_map(session.run(prepare(shown, plan)), plan, MIN_FLAW, None, selection.border).score
+    score = picture_map(session.run(prepare(shown, plan)), plan, MIN_FLAW, None, selection.local).score
     changed = manifest.model_copy(
         update={
             "files": digest(files),
             "prepare": RECIPE,
-            "border": selection.border,
+            "border": selection.local,
             "min_flaw_px": MIN_FLAW,
             "golden": (Golden(file="golden/0.png", scores={"float32": score}),),
             "forms": {"float32": form},
@@ -92,7 +92,7 @@ def three(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Thre
     losses = [loss for _, loss in trainer.history.losses]
     with running(folder) as service:
         bundle = load_bundle(target, EngineOptions(provider="cpu"))
-        yield Three(detector, selection.border, losses, bundle, service)
+        yield Three(detector, selection.local, losses, bundle, service)
 
 
 def test_the_network_has_learned(three: Three) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,17 @@ import pytest
 
 from service.bundle.load import EngineOptions, load_bundle, score_agrees
 from service.errors import BundleRefused, NotReady
+from service.types import Layout
 from tests.networks import POISON, darkness_network, grey_picture, png, write_bundle
 from tests.unit.bundle.editing import edit_manifest, edit_network, replace_file
 
 CPU = EngineOptions(provider="cpu", threads=1)
+
+
+def saved(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=allow_pickle)
+    return buffer.getvalue()
 
 
 def shift_golden(folder: Path, form: str, shift: float) -> None:
@@ -44,6 +52,40 @@ def test_the_roi_is_read_from_the_bundle(tmp_path: Path) -> None:
     picture = grey_picture(200, 200, level=255)
     picture[80:120, 150:190] = 0
     assert bundle.anomaly_map(picture).score == pytest.approx(0, abs=1e-6)
+
+
+def lying_left() -> Layout:
+    """Parts whose left half may be as dark as it likes."""
+    typical = np.zeros((1, 56, 56), np.float32)
+    typical[..., :28] = 2.0
+    return Layout(typical, np.ones((1, 56, 56), np.float32))
+
+
+def test_what_is_normal_place_by_place_is_read_from_the_bundle(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, layout=lying_left()), CPU)
+    for left, expected in ((40, 0.0), (140, 1.0)):
+        picture = grey_picture(200, 200, level=255)
+        picture[80:120, left : left + 40] = 0
+        assert bundle.anomaly_map(picture).score == pytest.approx(expected, abs=1e-6)
+        assert bundle.anomaly_map_of_file(png(picture), 10**6).score == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"junk", "no array"),
+        (saved(np.zeros((2, 1, 5, 5), np.float32)), "float16"),
+        (saved(np.ones((2, 2, 5, 5), np.float16)), "float16"),
+        (saved(np.zeros((2, 1, 5, 5), np.float16)), "above 0"),
+        (saved(np.full((2, 1, 5, 5), np.nan, np.float16)), "finite"),
+        (saved(np.array([{}], object), allow_pickle=True), "no array"),
+    ],
+)
+def test_a_layout_that_is_none_is_refused(tmp_path: Path, content: bytes, word: str) -> None:
+    folder = write_bundle(tmp_path, layout=lying_left())
+    replace_file(folder, "layout.npy", content)
+    with pytest.raises(BundleRefused, match=f"layout.npy.*{word}"):
+        load_bundle(folder, CPU)
 
 
 def test_on_a_cpu_int8_comes_first(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from service.decision.scale import (
     stitch_features,
 )
 from service.image.prepare import CELLS, STRIDE, PrepareRecipe, plan_tiles
-from service.types import Border, TilePlan, WindowMaps
+from service.types import Border, Layout, TilePlan, WindowMaps
 
 SAME_SIZE = PrepareRecipe(rule="scale", value=1.0)
 
@@ -214,7 +214,7 @@ def test_a_rings_own_quantiles_become_0_and_0_1_and_nothing_else_changes(width: 
     maps = random_maps(plan.windows)
     rings = tuple((1.0, 3.0) if place == ring else (0.0, 0.1) for place in range(4))
     plain = picture_map(WindowMaps(maps), plan, 1).cells
-    levelled = picture_map(WindowMaps(maps), plan, 1, border=Border(structural=rings)).cells
+    levelled = picture_map(WindowMaps(maps), plan, 1, local=Border(structural=rings)).cells
     there = border_distance(plan.rows, plan.columns) == ring
     np.testing.assert_allclose(levelled[there], 0.05 * (plain[there] - 1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(levelled[~there], plain[~there], rtol=1e-5, atol=1e-6)
@@ -224,10 +224,40 @@ def test_the_logical_border_is_that_of_the_shrunk_whole() -> None:
     plan = plan_of(672, 448, global_map=True)
     structural, logical = np.zeros((2, 7, CELLS, CELLS), np.float32)
     logical[-1] = 1.0
-    mapped = picture_map(WindowMaps(structural, logical), plan, 1, border=Border(logical=((0.0, 0.4),)))
+    mapped = picture_map(WindowMaps(structural, logical), plan, 1, local=Border(logical=((0.0, 0.4),)))
     assert mapped.logical is not None
     assert mapped.logical[0, 0] == pytest.approx(0.25)
     assert mapped.logical[plan.rows // 2, plan.columns // 2] == pytest.approx(1)
+
+
+def layout_of(*shape: int, seed: int = 0) -> Layout:
+    rng = np.random.default_rng(seed)
+    return Layout(rng.normal(size=shape).astype(np.float32), rng.uniform(0.5, 3, shape).astype(np.float32))
+
+
+@given(width=st.integers(30, 500), height=st.integers(30, 500), global_map=st.booleans(), wide=st.sampled_from([1, 9]))
+def test_each_place_is_measured_by_what_is_normal_there(width: int, height: int, global_map: bool, wide: int) -> None:
+    plan = plan_of(width, height, global_map=global_map)
+    maps = WindowMaps(random_maps(plan.windows), random_maps(plan.windows) if global_map else None)
+    layout = layout_of(1 + global_map, plan.rows, plan.columns)
+    free, placed = picture_map(maps, plan, wide), picture_map(maps, plan, wide, None, layout)
+    expected = [(free.structural - layout.typical[0]) / layout.spread[0]]
+    if free.logical is not None:
+        expected.append((free.logical - layout.typical[1]) / layout.spread[1])
+    np.testing.assert_allclose(placed.cells, np.mean(expected, axis=0), rtol=1e-4, atol=1e-5)
+    inside = np.zeros((plan.rows, plan.columns), bool)
+    inside[0, 0] = True
+    alone = picture_map(maps, plan, wide, inside, layout)
+    assert alone.score == pytest.approx(placed.cells[0, 0])
+
+
+def test_a_layout_lies_on_pictures_of_a_little_another_size() -> None:
+    plan = plan_of(448, 336)
+    typical = np.tile(np.linspace(0, 1, 50, dtype=np.float32)[None, None], (1, 40, 1))
+    maps = WindowMaps(np.zeros((plan.windows, CELLS, CELLS), np.float32))
+    cells = picture_map(maps, plan, 1, None, Layout(typical, np.ones_like(typical))).cells
+    np.testing.assert_allclose(cells[0], -np.linspace(0, 1, plan.columns), atol=1e-6)
+    np.testing.assert_allclose(cells[:, 3], cells[0, 3], atol=1e-6)
 
 
 @given(width=st.integers(1, 700), height=st.integers(1, 700))

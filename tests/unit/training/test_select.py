@@ -42,7 +42,7 @@ def test_a_bright_border_is_levelled_to_the_inside() -> None:
     scaled = [WindowMaps(0.1 * (answer.structural - low[0]) / (high[0] - low[0])) for answer in maps]
     border = border_of(scaled, examples)
     assert [ring[1] - ring[0] > 1 for ring in border.structural] == [True, True, False, False]
-    cells = np.stack([picture_map(answer, examples[0].plan, 1, border=border).cells for answer in scaled])
+    cells = np.stack([picture_map(answer, examples[0].plan, 1, local=border).cells for answer in scaled])
     for ring in range(2):
         outer = np.concatenate(
             [cells[:, ring, ring : -ring or None].ravel(), cells[:, -1 - ring, ring : -ring or None].ravel()]
