@@ -243,5 +243,12 @@ def _resume(checkpoint: Path, settings: PretrainSettings, **parts: _Stateful) ->
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever PyTorch makes of other files
+        raise BadRequest(f"{checkpoint} is no checkpoint of `flawscribe teacher pretrain`") from error
+    if not isinstance(state, dict) or not {"settings", "step", "learner"} <= set(state):
+        raise BadRequest(f"{checkpoint} is no checkpoint of `flawscribe teacher pretrain`")
     return state

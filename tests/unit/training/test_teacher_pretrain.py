@@ -105,6 +105,16 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         pretrain(replace(SHORT, steps=2, seed=6), tmp_path / "run.pt")
 
 
+def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    for name in ("other.pt", "junk.pt"):
+        with pytest.raises(BadRequest, match=f"{name} is no checkpoint"):
+            pretrain(SHORT, tmp_path / name)
+        with pytest.raises(BadRequest, match=f"{name} is no checkpoint"):
+            pretrain(replace(SHORT, start_from=str(tmp_path / name)), tmp_path / "run.pt")
+
+
 def test_warm_start_goes_on_from_the_earlier_weights(tmp_path: Path) -> None:
     earlier = pretrain(replace(SHORT, steps=2), tmp_path / "earlier.pt")
     still = replace(SHORT, steps=1, learning_rate=1e-9, start_from=str(tmp_path / "earlier.pt"))
