@@ -1,10 +1,12 @@
 """Train a bundle per set with the shipped defaults, evaluate it, and keep one row a run; goes on where it was stopped.
 
     python -m benchmarks.accuracy --sets polka-dot brushed-metal blister-pack bottle --seeds 0
-    python -m benchmarks.accuracy --tables                # only the table of docs/accuracy.md
+    python -m benchmarks.accuracy --sets bottle --keep DIR && python -m benchmarks.accuracy --sets bottle --keep DIR --layout free
+    python -m benchmarks.accuracy --tables                # only the tables of docs/accuracy.md
 
 Generated sets are made from 100 good parts for training; real ones lie in ../shared/datasets. Test images are used for the
-figures alone. Rows: benchmarks/results/accuracy.json.
+figures alone. Rows: benchmarks/results/accuracy.json, and accuracy_free-layout.json with one measure of what is normal for
+all places: of the same networks where the runs are kept, since a finished run is not trained again.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ from service.bundle.store import EngineOptions, load_bundle
 from service.samples import KINDS, write_dataset
 from service.training.build import BuildSettings, build
 from service.training.evaluate import evaluate, find_test_images, score_all
+from service.types import LayoutChoice
 
-RESULTS = Path("benchmarks/results/accuracy.json")
+RESULTS: dict[LayoutChoice, Path] = {
+    "auto": Path("benchmarks/results/accuracy.json"),
+    "free": Path("benchmarks/results/accuracy_free-layout.json"),
+}
 PAGE = Path("docs/accuracy.md")
 DATASETS = Path("../shared/datasets")
 REAL = ("bottle", "casting", "aliens", "cookies")
@@ -67,7 +73,9 @@ def link(source: Path, target: Path) -> None:
     target.symlink_to(source)
 
 
-def run(name: str, seed: int, teacher: str, keep: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    name: str, seed: int, teacher: str, layout: LayoutChoice, keep: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Train and evaluate one bundle; data, bundle and run stay in a folder of `keep` where one is given."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if keep is None else keep / f"{name.replace(':', '-')}-{seed}"
@@ -79,6 +87,7 @@ def run(name: str, seed: int, teacher: str, keep: Path | None, say: Callable[[st
             models_dir=folder / "models",
             runs_dir=folder / "runs",
             teacher=teacher,
+            layout=layout,
             group_by=group_by,
             seed=seed,
         )
@@ -93,6 +102,7 @@ def run(name: str, seed: int, teacher: str, keep: Path | None, say: Callable[[st
             "teacher": bundle.manifest.teacher.name,
             "teacher_sha256": bundle.manifest.teacher.sha256[:12],
             "recipe": "default",
+            "layout": bundle.manifest.layout,
             "form": bundle.form_name,
             "seed": seed,
             "image_auroc": round(result.image_auroc, 4),
@@ -140,20 +150,44 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def layout_table() -> str:
+    """One line for each network that was judged both ways."""
+    lines = [
+        "| set | seed | image AUROC, one measure | place by place | by flaw, one measure | place by place |",
+        "|---|---|---|---|---|---|",
+    ]
+    placed = {(row["set"], row["split"], row["teacher"], row["seed"]): row for row in kept_rows("auto")["rows"]}
+    for row in kept_rows("free")["rows"]:
+        other = placed.get((row["set"], row["split"], row["teacher"], row["seed"]))
+        if other is not None and other["layout"]:
+            both = (row, other)
+            figures = [f"{each['image_auroc']:.3f}" for each in both]
+            figures += [", ".join(f"{flaw} {value:.3f}" for flaw, value in each["by_defect"].items()) for each in both]
+            lines.append(f"| {row['set']} | {row['seed']} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
 def write_page() -> None:
-    """The table of docs/accuracy.md, made anew from the result file."""
-    kept = kept_rows()
-    begin, end = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
-    before, _, rest = PAGE.read_text().partition(begin)
+    """The tables of docs/accuracy.md, made anew from the result files."""
+    kept = kept_rows("auto")
     machine = kept["machine"]
-    source = "[accuracy.json](../benchmarks/results/accuracy.json)"
-    told = f"{table(kept['rows'])}\n\n{machine['processor']}, {machine['cores']} cores: {source}"
-    PAGE.write_text(f"{before}{begin}\n{told}\n{end}{rest.partition(end)[2]}")
+    sources = [f"[{file.name}](../{file})" for file in RESULTS.values()]
+    named = f"{machine['processor']}, {machine['cores']} cores: "
+    page = PAGE.read_text()
+    for part, told, source in (
+        ("accuracy", table(kept["rows"]), sources[0]),
+        ("layout", layout_table(), " and ".join(sources)),
+    ):
+        begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{told}\n\n{named}{source}\n{end}{rest.partition(end)[2]}"
+    PAGE.write_text(page)
 
 
-def kept_rows() -> dict[str, Any]:
+def kept_rows(layout: LayoutChoice) -> dict[str, Any]:
     """The result file's content, empty where there is none."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe(), "rows": []}
+    file = RESULTS[layout]
+    return json.loads(file.read_text()) if file.exists() else {"machine": describe(), "rows": []}
 
 
 def main() -> None:
@@ -162,6 +196,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=[*KINDS, *REAL, *TILES], choices=[*KINDS, *REAL, *TILES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--teacher", default=AUTO)
+    parser.add_argument("--layout", default="auto", choices=[*RESULTS])
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep data, bundles and runs there, to look at mistakes"
     )
@@ -170,14 +205,16 @@ def main() -> None:
     for name in () if options.tables else options.sets:
         for seed in options.seeds:
             wanted = (name.partition(":")[0], name.partition(":")[2] or "given", seed)
-            same = [row for row in kept_rows()["rows"] if (row["set"], row["split"], row["seed"]) == wanted]
+            same = [
+                row for row in kept_rows(options.layout)["rows"] if (row["set"], row["split"], row["seed"]) == wanted
+            ]
             if any(options.teacher in (AUTO, row["teacher"]) for row in same):
                 continue
-            row = run(name, seed, options.teacher, options.keep, lambda text: print(text, flush=True))
+            row = run(name, seed, options.teacher, options.layout, options.keep, lambda text: print(text, flush=True))
             print(row, flush=True)
-            kept = kept_rows()  # read anew: another process may have added rows meanwhile
+            kept = kept_rows(options.layout)  # read anew: another process may have added rows meanwhile
             kept["rows"].append(row)
-            RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+            RESULTS[options.layout].write_text(json.dumps(kept, indent=1) + "\n")
     write_page()
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -244,6 +245,12 @@ class _Run:
     images: str  # fingerprint
     teacher: str  # sha256
 
+    def trains_as(self, other: _Run) -> bool:
+        """Whether both train alike. What is settled behind the last step may differ: it costs minutes, and no training."""
+        behind: dict[str, Any] = {"layout": "auto", "false_reject_rate": 0.01, "mm_per_pixel": None, "half": None}
+        one, two = (replace(run, settings=replace(run.settings, **behind)) for run in (self, other))
+        return one == two
+
 
 def _checkpoint(run: _Run, starts: bool, say: Say) -> Path:
     """The run's checkpoint file. One of another training under the same name is put aside when a training `starts`.
@@ -253,7 +260,8 @@ def _checkpoint(run: _Run, starts: bool, say: Say) -> Path:
     folder = run.settings.runs_dir / run.settings.name
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, record = folder / "checkpoint.pt", folder / _RUN
-    if checkpoint.exists() and _recorded(record) != run:
+    recorded = _recorded(record)
+    if checkpoint.exists() and (recorded is None or not run.trains_as(recorded)):
         if not starts:
             raise BadRequest(f"the images or the teacher have changed since {checkpoint} was made; train anew")
         checkpoint.replace(folder / "checkpoint.old.pt")
