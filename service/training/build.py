@@ -248,6 +248,7 @@ class _Run:
     def trains_as(self, other: _Run) -> bool:
         """Whether both train alike. What is settled behind the last step may differ: it costs minutes, and no training."""
         behind: dict[str, Any] = {"layout": "auto", "false_reject_rate": 0.01, "mm_per_pixel": None, "half": None}
+        behind |= {"models_dir": Path(), "runs_dir": Path()}
         one, two = (replace(run, settings=replace(run.settings, **behind)) for run in (self, other))
         return one == two
 

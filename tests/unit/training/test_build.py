@@ -173,6 +173,22 @@ def test_a_stopped_run_can_be_exported_as_the_next_version(
         build(replace(settings, name="other"), lambda _: None, obtain=Trainer.best_so_far)
 
 
+def test_what_is_settled_behind_the_last_step_may_change_without_a_training(
+    bundle_dir: Path, settings: BuildSettings, tmp_path: Path, float32_alone: None
+) -> None:
+    steps: list[int] = []
+    other = replace(settings, models_dir=tmp_path, layout="free", false_reject_rate=0.2)
+    again = verify(build(other, lambda text: None, lambda step, *_: steps.append(step))).manifest
+    assert steps == []
+    assert again.forms["float32"].reject_rule.false_reject_rate == 0.2
+    assert again.quantiles == verify(bundle_dir).manifest.quantiles
+
+
+def test_a_layout_of_few_parts_is_refused_before_any_step(settings: BuildSettings) -> None:
+    with pytest.raises(BadRequest, match="--layout fixed needs at least 20 pictures"):
+        build(replace(settings, name="laid", layout="fixed"), lambda text: None)
+
+
 def test_a_training_never_goes_on_from_that_of_other_images(bundle_dir: Path, settings: BuildSettings) -> None:
     """A second training under one name, on other pictures, must not answer with the first one's student."""
     said: list[str] = []
