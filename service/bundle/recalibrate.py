@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,8 +25,10 @@ def with_threshold(folder: Path, form_name: FormName, reject: float, reviews: in
 
     `reviews`: how many reviewed pictures the threshold was chosen by. Its false reject rate is what the calibration scores say
     of it. The review threshold stays, or comes down to `reject` by the same rule. Raises BadRequest for a form that the bundle
-    has not, BundleRefused when the folder is not sound.
+    has not and a number that is not finite, BundleRefused when the folder is not sound.
     """
+    if not math.isfinite(reject):
+        raise BadRequest(f"a threshold must be a finite number, not {reject}")
     verified = verify(folder)
     form = _form(verified.manifest, form_name, folder)
     rule = ThresholdRule(

@@ -46,6 +46,8 @@ def test_a_form_that_is_not_there_and_an_unsound_folder_are_refused(tmp_path: Pa
     folder = write_bundle(tmp_path, "probe", 1)
     with pytest.raises(BadRequest, match="no form int8"):
         with_threshold(folder, "int8", 0.4, 1)
+    with pytest.raises(BadRequest, match="finite"):
+        with_threshold(folder, "float32", float("nan"), 1)
     (folder / "model.onnx").write_bytes(b"broken")
     with pytest.raises(BundleRefused):
         with_threshold(folder, "float32", 0.4, 1)
