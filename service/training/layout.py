@@ -86,6 +86,7 @@ def _learned(maps: NDArray[np.float32], detector: Detector, chooser: Selection) 
     typical = ndimage.maximum_filter(maps.mean(axis=0), near, mode="nearest")
     spread = ndimage.maximum_filter(maps.std(axis=0), near, mode="nearest")
     spread += np.median(spread, axis=(1, 2), keepdims=True) + np.float32(1e-4)  # a calm place raises no noise
+    spread /= np.median(spread, axis=(1, 2), keepdims=True)  # the maps keep their weights beside each other
     raw = Layout(typical, spread)
     seen = [
         picture_map(run_torch(detector, each.windows), each.plan, chooser.min_flaw_px, None, raw).cells.ravel()
