@@ -94,7 +94,7 @@ def _learned(maps: NDArray[np.float32], detector: Detector, chooser: Selection) 
         if each.mask is None
     ]
     low, high = np.quantile(np.concatenate(seen), (Q_A, Q_B))
-    rounded = (typical + low * spread).astype(np.float16), (spread * max(high - low, 1e-3) / 0.1).astype(np.float16)
+    rounded = (typical + low * spread).astype(np.float16), (spread * max(high - low, 1e-5) / 0.1).astype(np.float16)
     return Layout(*(part.astype(np.float32) for part in rounded))  # as the bundle keeps it
 
 
