@@ -25,8 +25,9 @@ from benchmarks.machine import describe
 from service.bundle.manifest import AUTO
 from service.bundle.store import EngineOptions, load_bundle
 from service.samples import KINDS, write_dataset
-from service.training.build import BuildSettings, build
+from service.training.build import build
 from service.training.evaluate import evaluate, find_test_images, score_all
+from service.training.runs import BuildSettings
 from service.types import LayoutChoice
 
 RESULTS: dict[LayoutChoice, Path] = {

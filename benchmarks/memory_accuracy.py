@@ -48,8 +48,9 @@ from service.image.prepare import STRIDE, PrepareRecipe, prepare, resize, workin
 from service.inspector import decide, describe
 from service.records.entities import StoredCase
 from service.samples import KINDS, flaw_types, render
-from service.training.build import BuildSettings, build
+from service.training.build import build
 from service.training.network import normalise
+from service.training.runs import BuildSettings
 from service.training.teacher import load_teacher
 
 TILES, BOTTLE = "magnetic_tile", "bottle"

@@ -17,7 +17,8 @@ def export(run: Annotated[Path, typer.Argument(help="A run's folder, runs/NAME."
     Example: flawscribe export runs/bracket
     """
     require_torch()
-    from service.training.build import build, remembered  # noqa: PLC0415 - torch is loaded only here
+    from service.training.build import build  # noqa: PLC0415 - torch is loaded only here
+    from service.training.runs import remembered  # noqa: PLC0415 - torch is loaded only here
     from service.training.train import Trainer  # noqa: PLC0415
 
     settings = remembered(run)

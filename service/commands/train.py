@@ -22,7 +22,7 @@ from service.trainings.progress import ProgressFile, TimeLeft
 from service.types import LayoutChoice, LightingChoice, Thresholds
 
 if TYPE_CHECKING:
-    from service.training.build import BuildSettings
+    from service.training.runs import BuildSettings
     from service.training.select import Sample
 
 
@@ -117,7 +117,7 @@ def train(
             f"not {RESERVED!r}"
         )
     require_torch()
-    from service.training.build import BuildSettings  # noqa: PLC0415 - torch is loaded only here
+    from service.training.runs import BuildSettings  # noqa: PLC0415 - torch is loaded only here
 
     if not 0 < false_reject_rate < 0.5:
         raise BadRequest(f"--false-reject-rate {false_reject_rate}: must lie between 0 and 0.5")

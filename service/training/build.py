@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from service.bundle.folder import next_version, write_bundle
 from service.bundle.layout import LAYOUT_FILE, write_layout
@@ -60,10 +58,11 @@ from service.training.network import Detector
 from service.training.penalty import PenaltyImages
 from service.training.recipes import recipe_named
 from service.training.report import Report, write_report
+from service.training.runs import BuildSettings, Run, checkpoint_of
 from service.training.select import Selection
 from service.training.teacher import Teacher, load_teacher
 from service.training.train import Evaluated, History, Progress, Trainer
-from service.types import Border, Layout, LayoutChoice, LightingChoice
+from service.types import Border, Layout
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -73,37 +72,9 @@ _SEEK_WINDOWS = 120  # of painted and untouched pictures in which the directions
 JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a teacher is chosen and a form kept or dropped
 LIGHT_WINDOWS = 800  # the same, of more pictures: light differs between them, and a dozen do not show how
 JUDGE_FLAWS = 5  # painted on each of them
-_RUN = "run.json"
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
 _FASTEST_FIRST: tuple[FormName, ...] = ("int8-openvino", "bf16", "int8", "float32")
 _MOST_RANKED = 60  # training pictures looked at for the report
-
-
-@dataclass(frozen=True, slots=True)
-class BuildSettings:
-    """What `flawscribe train` was asked for."""
-
-    data: Path
-    name: str
-    models_dir: Path
-    runs_dir: Path
-    teacher: str = AUTO
-    teachers_dir: Path = Path("models/teachers")
-    recipe: str = "default"
-    steps: int | None = None
-    minutes: float | None = None  # for the training's steps, at most
-    global_map: bool = True
-    group_by: str | None = None
-    penalty: Path | None = None
-    working_size: int | None = None
-    lighting: LightingChoice = "as_is"
-    layout: LayoutChoice = "auto"
-    roi: Path | None = None
-    min_flaw_px: float | None = None
-    mm_per_pixel: float | None = None
-    false_reject_rate: float = 0.01
-    half: bool | None = None  # whether the fp16 form, which GPUs serve, is made too; None: where there is a GPU
-    seed: int = 0
 
 
 def build(
@@ -157,7 +128,7 @@ def build(
         seed=settings.seed,
         minutes=settings.minutes,
     )
-    checkpoint = _checkpoint(_Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
+    checkpoint = checkpoint_of(Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
     detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)
     say("learned; now making the forms that serve, and setting thresholds: some minutes")
     detector = detector.cpu()
@@ -235,55 +206,6 @@ def build(
         files=digest(files),
     )
     return write_bundle(settings.models_dir / settings.name, manifest, files)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What a checkpoint belongs to: going on from it makes sense only for the same settings, images and teacher."""
-
-    settings: BuildSettings
-    images: str  # fingerprint
-    teacher: str  # sha256
-
-    def trains_as(self, other: _Run) -> bool:
-        """Whether both train alike. What is settled behind the last step may differ: it costs minutes, and no training."""
-        behind: dict[str, Any] = {"layout": "auto", "false_reject_rate": 0.01, "mm_per_pixel": None, "half": None}
-        behind |= {"models_dir": Path(), "runs_dir": Path()}
-        one, two = (replace(run, settings=replace(run.settings, **behind)) for run in (self, other))
-        return one == two
-
-
-def _checkpoint(run: _Run, starts: bool, say: Say) -> Path:
-    """The run's checkpoint file. One of another training under the same name is put aside when a training `starts`.
-
-    Raises BadRequest when it does not start but finish another one: that needs the images it was trained on.
-    """
-    folder = run.settings.runs_dir / run.settings.name
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, record = folder / "checkpoint.pt", folder / _RUN
-    recorded = _recorded(record)
-    if checkpoint.exists() and (recorded is None or not run.trains_as(recorded)):
-        if not starts:
-            raise BadRequest(f"the images or the teacher have changed since {checkpoint} was made; train anew")
-        checkpoint.replace(folder / "checkpoint.old.pt")
-        say(f"{folder} held another training (settings, images or teacher differ): starting anew")
-    record.write_bytes(TypeAdapter(_Run).dump_json(run, indent=1))
-    return checkpoint
-
-
-def _recorded(record: Path) -> _Run | None:
-    """What a run's record says; settings that it was made without are at their defaults. None where it cannot be read."""
-    try:
-        return TypeAdapter(_Run).validate_json(record.read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def remembered(run_dir: Path) -> BuildSettings:
-    """The settings of a run. Raises BadRequest when the folder is no run of `flawscribe train`."""
-    if (recorded := _recorded(run_dir / _RUN)) is None:
-        raise BadRequest(f"{run_dir} is no run of `flawscribe train`: {_RUN} cannot be read")
-    return recorded.settings
 
 
 def _product(settings: BuildSettings, splits: Splits) -> Product:

@@ -170,7 +170,10 @@ def test_a_training_that_fails_says_why(service: Service) -> None:
         ({"name": "plate", "folder": "../photos/../models"}, "not a folder below"),
         ({"name": "plate", "folder": "/etc"}, "not a folder below"),
         ({"name": "plate", "folder": "nowhere"}, "not a folder below"),
-        ({"name": "plate", "folder": "few", "teacher": "none"}, "no teacher 'none'; there are: energies, pdn-medium, pdn-small"),
+        (
+            {"name": "plate", "folder": "few", "teacher": "none"},
+            "no teacher 'none'; there are: energies, pdn-medium, pdn-small",
+        ),
         ({"name": "plate", "folder": "few", "group_by": "("}, "group_by: is not a regular expression"),
         ({"name": "plate", "folder": "few", "steps": 3}, "steps: "),
         ({"name": "plate", "folder": "few", "speed": 3}, "speed: "),

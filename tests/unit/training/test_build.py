@@ -16,8 +16,9 @@ from PIL import Image
 from service.bundle.store import EngineOptions, load_bundle
 from service.bundle.verify import verify
 from service.errors import BadRequest
-from service.training.build import BuildSettings, build, remembered
+from service.training.build import build
 from service.training.export import store_as_half, to_onnx
+from service.training.runs import BuildSettings, remembered
 from service.training.train import Trainer
 from tests.contract.serving import running
 
