@@ -6,6 +6,7 @@ python -m benchmarks.llm_stall --json benchmarks/results/llm_stall.json
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import subprocess
@@ -48,8 +49,12 @@ def latencies(url: str, picture: bytes, count: int) -> list[float]:
 def hang(url: str, picture: bytes, fallen: list[str]) -> None:
     """One /classify whose LLM never answers; notes why it fell back."""
     headers = {"content-type": "image/png", "x-deadline-ms": "600000"}
-    answer = httpx.post(f"{url}/classify?store=none", content=picture, headers=headers, timeout=600)
-    fallen.append(str(answer.json()["results"][0]["classification"]["fallback_reason"]))
+    with contextlib.suppress(httpx.TransportError):  # the server ends while the LLM still hangs
+        while (
+            answer := httpx.post(url + "/classify?store=none", content=picture, headers=headers, timeout=600)
+        ).is_error:
+            time.sleep(float(answer.headers["retry-after"]))  # more pictures at once than the queue takes
+        fallen.append(str(answer.json()["results"][0]["classification"]["fallback_reason"]))
 
 
 def quantiles(values: list[float]) -> dict[str, float]:

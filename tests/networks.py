@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -166,10 +167,12 @@ def write_bundle(
     layout: Layout | None = None,
     int8_gain: float | None = None,
     golden_shift: float = 0.0,
+    notes: Sequence[str] = (),
 ) -> Path:
     """A complete, valid bundle around the darkness network; returns its folder.
 
-    `int8_gain` adds an "int8" form with another gain; `golden_shift` falsifies the golden scores by that much.
+    `int8_gain` adds an "int8" form with another gain; `golden_shift` falsifies the golden scores by that much; `notes`:
+    what training noticed.
     """
     recipe = PrepareRecipe(value=working_size)
     networks = {"model.onnx": darkness_network(global_map, gain)}
@@ -221,6 +224,7 @@ def write_bundle(
         teacher=Teacher(name="none", sha256="0" * 64),
         roi=roi is not None,
         layout=layout is not None,
+        data={"notes": list(notes)},
         files=digest(files),
     )
     folder = models_dir / name / str(version)

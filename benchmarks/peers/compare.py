@@ -2,7 +2,8 @@
 
     python -m benchmarks.peers.compare --python /path/peers/bin/python --json benchmarks/results/peers.json
 
-Every server runs all the time and only one is loaded at once, by clients in processes of their own.
+Every server stays loaded in memory; one works at a time, loaded by clients in processes of their own, while the others are
+stopped by a signal: some of them take processor time even when nobody asks them anything.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,8 @@ def multipart(data: bytes, media_type: str) -> tuple[bytes, str]:
 
 
 @contextlib.contextmanager
-def peer(name: str, python: str, bundle: Path, form: str) -> Iterator[int]:
-    """A peer's server until the block ends; its port."""
+def peer(name: str, python: str, bundle: Path, form: str) -> Iterator[tuple[int, int]]:
+    """A peer's server until the block ends; its port, and the number of its process group."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [python, *(part.format(port=port) for part in COMMANDS[name])]
@@ -58,7 +60,7 @@ def peer(name: str, python: str, bundle: Path, form: str) -> Iterator[int]:
         environment |= {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "1"}
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            yield port
+            yield port, process.pid
         except BaseException:
             log.seek(0)
             print(f"{name}: {log.read()[-2000:]}")
@@ -70,6 +72,19 @@ def peer(name: str, python: str, bundle: Path, form: str) -> Iterator[int]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+@contextlib.contextmanager
+def alone(name: str, stopped: Mapping[str, Callable[[int], None]]) -> Iterator[None]:
+    """All servers but `name` stand still until the block ends; `stopped` sends each a signal."""
+    others = [send for other, send in stopped.items() if other != name]
+    for send in others:
+        send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for send in others:
+            send(signal.SIGCONT)
 
 
 def until_it_answers(target: Target) -> None:
@@ -113,7 +128,7 @@ def main() -> None:
     parser.add_argument("--form", default="int8")
     parser.add_argument("--seconds", type=float, default=20, help="of each load in each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, nargs="+", default=(1, 16))
+    parser.add_argument("--clients", type=int, nargs="+", default=(1, 8))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     folder = options.bundle.resolve()
@@ -122,13 +137,16 @@ def main() -> None:
     text = base64.b64encode(shown.data).decode()
     as_json = {"LitServe": json.dumps({"image": text}).encode(), "BentoML": json.dumps({"images": [text]}).encode()}
     with contextlib.ExitStack() as stack:
-        targets = {}
+        targets: dict[str, Target] = {}
+        signals: dict[str, Callable[[int], None]] = {}
         for name, precision in (("Flawscribe", options.form), (_AS_SHIPPED, "auto")):
             own = {"model": folder.parent.name, "precision": precision, "queue_windows": 256, "store": "none"}
             server = stack.enter_context(serving(folder.parents[1], **own))
             targets[name] = Target(f"{server.url}/detect?version={folder.name}", body, kind)
+            signals[name] = partial(os.kill, server.pid)
         for name in COMMANDS:
-            port = stack.enter_context(peer(name, options.python, folder, options.form))
+            port, group = stack.enter_context(peer(name, options.python, folder, options.form))
+            signals[name] = partial(os.killpg, group)
             form, sent = (as_json[name], "application/json") if name in as_json else (body, kind)
             targets[name] = Target(f"http://127.0.0.1:{port}/detect", form, sent)
         scores = {}
@@ -142,7 +160,8 @@ def main() -> None:
         for _ in range(options.rounds):
             for clients in options.clients:
                 for name, target in targets.items():
-                    found = closed(target, clients, options.seconds)
+                    with alone(name, signals):
+                        found = closed(target, clients, options.seconds)
                     samples.setdefault((name, clients), []).extend(found)
                     good = sorted(each.ended for each in found if each.status == 200)
                     rates.setdefault((name, clients), []).append((len(good) - 1) / (good[-1] - good[0]))

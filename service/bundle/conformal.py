@@ -24,12 +24,12 @@ class Limits:
     reject_rule: ThresholdRule
 
 
-def part_scores(parts: Sequence[str], scores: Sequence[float]) -> tuple[float, ...]:
-    """One score a part, its highest over all its shots, ascending."""
+def part_scores(parts: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
+    """One score a part, its highest over all its shots; ascending."""
     highest: dict[str, float] = {}
     for part, score in zip(parts, scores, strict=True):
         highest[part] = max(score, highest.get(part, -math.inf))
-    return tuple(sorted(highest.values()))
+    return dict(sorted(highest.items(), key=lambda item: item[1]))
 
 
 def limits(scores: Sequence[float], false_reject_rate: float) -> Limits:
@@ -38,6 +38,16 @@ def limits(scores: Sequence[float], false_reject_rate: float) -> Limits:
     reject, reject_rule = threshold(scores, false_reject_rate)
     review, review_rule = threshold(scores, min(0.5, _REVIEW_TIMES * false_reject_rate))
     return Limits(min(review, reject), reject, review_rule, reject_rule)
+
+
+def without_highest(scores: Sequence[float], false_reject_rate: float) -> float | None:
+    """The reject threshold if the highest of n held-out `scores`, ascending, were not among them, when that would bring it to
+    less than half its distance from their median: then it is this one part that sets it. None when it is not, or n < 3."""
+    if len(scores) < 3:
+        return None
+    median = float(np.median(scores))
+    (found, _), (other, _) = threshold(scores, false_reject_rate), threshold(scores[:-1], false_reject_rate)
+    return other if other - median < (found - median) / 2 else None
 
 
 def rate_above(scores: Sequence[float], found: float) -> float:

@@ -55,7 +55,7 @@ def recalibrated(folder: Path, seen: Mapping[FormName, GoodParts], false_reject_
     for name, good in seen.items():
         form = _form(verified.manifest, name, folder)
         pictures = good.pictures
-        scores = part_scores([picture.part for picture in pictures], [picture.score for picture in pictures])
+        scores = tuple(part_scores([each.part for each in pictures], [each.score for each in pictures]).values())
         if len(scores) < LEAST_PARTS:
             raise BadRequest(f"{len(scores)} good parts of form {name} are on record; {LEAST_PARTS} are the least")
         found = limits(scores, false_reject_rate or min(0.5, form.reject_rule.false_reject_rate))

@@ -6,7 +6,7 @@ folder -> splits -> working resolution -> teacher's features -> training -> ONNX
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,7 +21,6 @@ from service.bundle.layout import LAYOUT_FILE, write_layout
 from service.bundle.manifest import (
     AUTO,
     FORM_FILES,
-    Form,
     FormName,
     Manifest,
     MapQuantiles,
@@ -41,6 +40,7 @@ from service.training.export import round_to_half
 from service.training.features import FeatureBank
 from service.training.flaws import paint_flaw
 from service.training.forms import (
+    Calibrated,
     HeldOut,
     Product,
     calibrate_form,
@@ -152,7 +152,7 @@ def build(
         detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half
     )
     sessions = {name: open_form(data, name) for name, data in networks.items()}
-    forms = {
+    calibrated = {
         name: calibrate_form(
             name,
             session,
@@ -164,18 +164,21 @@ def build(
         )
         for name, session in sessions.items()
     }
+    forms = {name: each.form for name, each in calibrated.items()}
+    notes = [*splits.notes, *_stands_on_one(calibrated, say)]
     golden, files = golden_pictures(replace(product, min_flaw_px=smallest), sessions, calibration)
-    files |= {FORM_FILES[name]: data for name, data in networks.items()}
     fastest = next(sessions[name] for name in _FASTEST_FIRST if name in sessions)
     ranked = [product.score(fastest, picture) for picture in pictures[:_MOST_RANKED]]
     references = _references(pictures[:_MOST_RANKED], int(np.argsort(ranked)[len(ranked) // 2]))
-    files |= references
+    files |= {FORM_FILES[name]: data for name, data in networks.items()} | references
     if layout is not None:
         files[LAYOUT_FILE] = write_layout(layout)
     if settings.roi is not None:
         files["roi.png"] = settings.roi.read_bytes()
     seconds = time.monotonic() - started
-    report = _report(settings, splits, product, forms, trainer.history, ranked, separation, fastest, held_out, seconds)
+    report = _report(
+        settings, splits, notes, product, calibrated, trainer.history, ranked, separation, fastest, held_out, seconds
+    )
     files["report.html"] = write_report(report).encode()
     manifest = Manifest(
         name=settings.name,
@@ -199,7 +202,7 @@ def build(
         data={
             "fingerprint": splits.fingerprint(),
             "images": {use: len(getattr(splits, use)) for use in ("train", "validation", "calibration")},
-            "notes": list(splits.notes),
+            "notes": notes,
         },
         training={**asdict(recipe), "steps_done": trainer.history.losses[-1][0], "seed": settings.seed},
         libraries={name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy", "pillow") if _has(name)},
@@ -287,6 +290,15 @@ def _announce(splits: Splits, product: Product, say: Say) -> None:
         say(f"note: {note}")
 
 
+def _stands_on_one(calibrated: Mapping[FormName, Calibrated], say: Say) -> list[str]:
+    """The note, said as well, when a single part sets the reject threshold: by the first form of which that is so."""
+    found = next(((name, note) for name, each in calibrated.items() if (note := each.note()) is not None), None)
+    if found is None:
+        return []
+    say(f"note: {found[1]}")
+    return [f"in form {found[0]}, {found[1]}"]
+
+
 def _quantiles(detector: Detector) -> Quantiles:
     low, high = detector.q_a.tolist(), detector.q_b.tolist()
     logical = MapQuantiles(q_a=low[1], q_b=high[1]) if detector.autoencoder is not None else None
@@ -296,8 +308,9 @@ def _quantiles(detector: Detector) -> Quantiles:
 def _report(
     settings: BuildSettings,
     splits: Splits,
+    notes: Sequence[str],
     product: Product,
-    forms: dict[FormName, Form],
+    calibrated: Mapping[FormName, Calibrated],
     history: History,
     ranked: Sequence[float],
     separation: float,
@@ -317,9 +330,9 @@ def _report(
         name=settings.name,
         data=settings.data.name,
         counts={use: len(getattr(splits, use)) for use in ("train", "validation", "calibration")},
-        notes=splits.notes,
-        forms=forms,
-        shown_form="int8" if "int8" in forms else "float32",
+        notes=notes,
+        forms=calibrated,
+        shown_form="int8" if "int8" in calibrated else "float32",
         history=history,
         separation=separation,
         suspects=suspects,

@@ -6,7 +6,7 @@ import io
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.bundle.conformal import limits, part_scores
+from service.bundle.conformal import limits, part_scores, without_highest
 from service.bundle.load import anomaly_map_of
 from service.bundle.manifest import FORM_FILES, Form, FormName, Golden, Parity
 from service.engine.session import OPENVINO_FORMS, Session, available_cores, has_openvino, open_session
@@ -71,6 +71,28 @@ class HeldOut:
     pictures: Sequence[Picture]
 
 
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A form with its thresholds, and the score of each held-out part that set them, ascending."""
+
+    form: Form
+    by_part: Mapping[str, float]
+
+    def note(self) -> str | None:
+        """For a person: which single part the reject threshold stands on, if it stands on one."""
+        scores = tuple(self.by_part.values())
+        other = without_highest(scores, self.form.reject_rule.false_reject_rate)
+        if other is None:
+            return None
+        part, score = list(self.by_part.items())[-1]
+        return (
+            f"the reject threshold of {self.form.reject_threshold:.3f} stands on one good part, {part}, that scores {score:.3f} "
+            f"where the next has {scores[-2]:.3f}; without it the threshold would be {other:.3f}. Look at that part: if it is "
+            "flawed or badly photographed, remove it and train again; if it is good, faint flaws pass until more good parts "
+            "like it are there to learn from"
+        )
+
+
 def export_forms(
     detector: Detector, bank: FeatureBank, judge: Selection, say: Say, *, half: bool
 ) -> dict[FormName, bytes]:
@@ -115,7 +137,7 @@ def calibrate_form(
     chooser: Selection,
     held_out: HeldOut,
     false_reject_rate: float,
-) -> Form:
+) -> Calibrated:
     """A form's parity with torch, its speed, and its thresholds through the served path.
 
     Raises BundleRefused when the float32 form does not give torch's scores.
@@ -125,9 +147,10 @@ def calibrate_form(
     if name == "float32":
         require_parity(parity)
     parts = [image.part for image in held_out.images]
-    scores = part_scores(parts, [product.score(session, picture) for picture in held_out.pictures])
+    by_part = part_scores(parts, [product.score(session, picture) for picture in held_out.pictures])
+    scores = tuple(by_part.values())
     found = limits(scores, false_reject_rate)
-    return Form(
+    form = Form(
         file=FORM_FILES[name],
         review_threshold=found.review,
         reject_threshold=found.reject,
@@ -138,6 +161,7 @@ def calibrate_form(
         network_ms_per_window=_milliseconds(session, windows[:1]),
         machine=f"{_processor()}, {available_cores()} cores",
     )
+    return Calibrated(form, by_part)
 
 
 def _milliseconds(session: Session, window: NDArray[np.uint8]) -> float:

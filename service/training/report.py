@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.bundle.manifest import Form, FormName
+from service.bundle.manifest import FormName
 from service.decision.heatmap import overlay_png
+from service.training.forms import Calibrated
 from service.training.train import History
 from service.types import AnomalyMap, Lighting, Thresholds
 
@@ -22,6 +23,7 @@ _METHODS = {"conformal": "counted on", "fitted_tail": "extrapolated (fitted tail
 _BY_PLACE = {True: "what is normal measured place by place", False: "one measure of what is normal for all places"}
 _LIGHT: dict[Lighting, str] = {"as_is": "light as it is", "even": "light evened out"}
 _WIDTH, _HEIGHT = 640, 220
+_NAMED = 5  # of the parts that set the thresholds
 _USES = {"train": "to learn from", "validation": "to choose the best step by", "calibration": "to set thresholds by"}
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
@@ -38,7 +40,7 @@ class Report:
     data: str
     counts: Mapping[str, int]
     notes: Sequence[str]
-    forms: Mapping[FormName, Form]
+    forms: Mapping[FormName, Calibrated]
     shown_form: FormName
     history: History
     separation: float
@@ -53,7 +55,8 @@ class Report:
 
 def write_report(report: Report) -> str:
     """The page as HTML."""
-    form = report.forms[report.shown_form]
+    shown = report.forms[report.shown_form]
+    form = shown.form
     limits = Thresholds(form.review_threshold, form.reject_threshold)
     counts = ", ".join(f"{count} {_USES[use]}" for use, count in report.counts.items())
     parts = [
@@ -72,6 +75,7 @@ def write_report(report: Report) -> str:
         f"<h2>Scores of good parts that set the thresholds, {report.shown_form}</h2>",
         "<p>One far to the right of all others is a flawed or badly photographed part among the good ones.</p>",
         histogram(form.calibration_scores, limits),
+        f"<p>The highest: {_highest(shown.by_part)}.</p>",
         "<h2>Training</h2>",
         _curve(report.history),
         "<h2>Held-back good parts, each as it is and with a painted flaw</h2>",
@@ -87,12 +91,17 @@ def write_report(report: Report) -> str:
     return f"{head}<style>{_STYLE}</style>{''.join(parts)}</html>\n"
 
 
-def _thresholds(forms: Mapping[FormName, Form]) -> str:
+def _highest(by_part: Mapping[str, float]) -> str:
+    last = list(by_part.items())[: -_NAMED - 1 : -1]
+    return ", ".join(f"{escape(part)} {score:.4f}" for part, score in last)
+
+
+def _thresholds(forms: Mapping[FormName, Calibrated]) -> str:
     rows = "".join(
         f"<tr><td>{name}</td><td>{form.review_threshold:.4f}</td><td>{form.reject_threshold:.4f}</td>"
         f"<td>{form.reject_rule.false_reject_rate:.2%}, {_METHODS.get(form.reject_rule.method, form.reject_rule.method)} "
         f"{form.reject_rule.parts} parts</td><td>{form.network_ms_per_window:.1f} ms ({escape(form.machine)})</td></tr>"
-        for name, form in forms.items()
+        for name, form in ((name, each.form) for name, each in forms.items())
     )
     head = "<tr><th>form</th><th>review</th><th>reject</th><th>good parts rejected</th><th>time a window</th></tr>"
     return f"<table>{head}{rows}</table>"

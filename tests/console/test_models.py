@@ -19,7 +19,7 @@ def models_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two versions, of which 1 is in service, and a few reviewed pictures."""
     folder = tmp_path_factory.mktemp("two")
     write_bundle(folder, "probe", 1)
-    write_bundle(folder, "probe", 2, gain=2.0)
+    write_bundle(folder, "probe", 2, gain=2.0, notes=[f"the reject threshold stands on one good part, {HOSTILE}"])
     (folder / "probe" / "active").write_text("1\n")
     with running(folder, background_nice=0) as service:
         for at, said in ((60, "right"), (100, "overkill"), (140, "right")):
@@ -59,6 +59,14 @@ def test_a_version_is_put_in_service_and_rolled_back(models_site: Service, open_
     page.get_by_role("dialog").get_by_role("button", name="Roll back to version 1").click()
     expect(page.get_by_role("button", name="Roll back to version 2")).to_be_visible()
     assert models_site.state.store.active_version("probe") == 1
+
+
+def test_what_training_noticed_is_told_with_the_version(models_site: Service, open_page: Opener) -> None:
+    page = open_page(models_site, "/console/models")
+    noticed = page.locator("#versions").get_by_text("noticed at the training: 1")
+    expect(noticed).to_have_count(1)  # version 2 alone
+    noticed.click()
+    expect(page.get_by_text(f"the reject threshold stands on one good part, {HOSTILE}")).to_be_visible()
 
 
 def test_master_parts_are_added_checked_and_removed(models_site: Service, open_page: Opener, tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ function learnedFrom({ data, metrics }) {
   return lines.filter(Boolean).join(" · ") || "–";
 }
 
+// what training noticed about its pictures, and the part that the threshold stands on if it stands on one
+function notesOf({ data }) {
+  const notes = data.notes ?? [];
+  if (!notes.length) return null;
+  return el("details", {}, el("summary", {}, text("training_notes", { count: notes.length })), el("ul", {}, notes.map((note) => el("li", {}, note))));
+}
+
 function row(version, formInUse) {
   const form = version.forms.includes(formInUse) ? formInUse : "float32";
   const limit = version.thresholds[form];
@@ -77,7 +84,7 @@ function row(version, formInUse) {
     cell("version", version.version),
     cell("state", version.active ? el("span", { class: "badge", "data-verdict": "ok" }, text("in_service")) : el("span", { class: "soft" }, text("waiting"))),
     cell("created", when(version.created_at)),
-    cell("learned_from", learnedFrom(version)),
+    cell("learned_from", learnedFrom(version), notesOf(version)),
     cell("resolution", text("px", { size: version.working_resolution.replace("_", " ") })),
     cell("separation", el("span", { title: text("separation_help") }, separation === undefined ? "–" : separation.toFixed(3))),
     cell("threshold", text("in_form", { threshold: number(limit.reject), form, method: text(`method_${limit.method}`) })),

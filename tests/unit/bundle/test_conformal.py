@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bundle.conformal import limits, part_scores, threshold
+from service.bundle.conformal import limits, part_scores, threshold, without_highest
 
 scores = st.lists(st.floats(-5, 5), min_size=3, max_size=300).map(sorted)
 
@@ -46,9 +46,18 @@ def test_the_extrapolated_threshold_rises_as_the_rate_falls() -> None:
 
 def test_a_part_counts_once_with_its_highest_score() -> None:
     parts = ["a", "b", "a", "c"]
-    assert part_scores(parts, [3.0, 1.0, 5.0, 2.0]) == (1.0, 2.0, 5.0)
+    assert list(part_scores(parts, [3.0, 1.0, 5.0, 2.0]).items()) == [("b", 1.0), ("c", 2.0), ("a", 5.0)]
     with pytest.raises(ValueError, match="argument"):
         part_scores(parts, [1.0])
+
+
+def test_a_threshold_that_stands_on_one_part_is_told_from_one_that_does_not() -> None:
+    others = [0.02, 0.05, 0.1, 0.11, 0.13, 0.2, 0.25, 0.31]
+    found = without_highest([*others, 1.03], 0.01)
+    assert found == threshold(others, 0.01)[0]
+    assert without_highest([*others, 0.33], 0.01) is None
+    assert without_highest([*np.linspace(0, 1, 250), 9.0], 0.01) is None  # counted, the highest has no say
+    assert without_highest([0.1, 0.9], 0.01) is None
 
 
 def test_the_review_band_opens_at_five_times_the_rate() -> None:
