@@ -52,6 +52,12 @@ class NoSuchRecord(FlawscribeError):
     status, type, title = 404, "/problems/no-such-record", "No such record"
 
 
+class NoSuchReport(FlawscribeError):
+    """The bundle was written without a report.html."""
+
+    status, type, title = 404, "/problems/no-such-report", "No such report"
+
+
 class NoSuchTraining(FlawscribeError):
     """No training of that id, or no such file of it."""
 

@@ -79,7 +79,8 @@ class _Prepared:
 
 
 class Inspector:
-    """Owns the queue and the threads that decode. `budget_s`: latency budget of one window, in seconds."""
+    """Owns the queue and the threads that decode. `budget_s`: latency budget of one window in seconds, None: each bundle's
+    own."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Inspector:
         queue_windows: int | None,
         max_pixels: int,
         decode_threads: int = 0,
-        budget_s: float = 1.0,
+        budget_s: float | None = None,
     ) -> None:
         self.metrics = metrics
         self.budget_s = budget_s
@@ -110,21 +111,29 @@ class Inspector:
         deadline: float,
         threshold: float | None = None,
         descriptors: bool = False,
+        counted: bool = True,
     ) -> Inspection:
         """Judge one picture. `deadline`: time.monotonic(); `threshold`: the caller's own reject threshold; `descriptors`:
-        whether those of its regions are wanted.
+        whether those of its regions are wanted; `counted`: whether a part is inspected. A look at what was judged before, or
+        a test of the model, stays out of the series of pictures, scores and times.
 
         Raises UnreadableImage, TooLarge, Overloaded, DeadlineExceeded, NetworkFailure. Cancelling it frees its place.
         """
         self._model_of[bundle.session] = bundle.manifest.name
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await self._inspect(picture, bundle, deadline, threshold, descriptors)
+                return await self._inspect(picture, bundle, deadline, threshold, descriptors, counted)
         except TimeoutError as error:
             raise DeadlineExceeded("the deadline passed before the picture could be judged") from error
 
     async def _inspect(
-        self, picture: Picture, bundle: Bundle, deadline: float, threshold: float | None, descriptors: bool
+        self,
+        picture: Picture,
+        bundle: Bundle,
+        deadline: float,
+        threshold: float | None,
+        descriptors: bool,
+        counted: bool,
     ) -> Inspection:
         plan, packing = await self._run(self._deciders, lambda: self._plan(picture, bundle))
         with self.batcher.reserve(packing.windows, bundle.session):
@@ -167,7 +176,8 @@ class Inspector:
             "network": sum(each.network_s for each in answers),
             "decide": decide_s,
         }
-        self._count(bundle, plan, verdict, seconds, ended - prepared.began)
+        if counted:
+            self._count(bundle, plan, verdict, seconds, ended - prepared.began)
         return Inspection(
             id=uuid.uuid4().hex,
             model=bundle.identity,
@@ -179,6 +189,10 @@ class Inspector:
             metadata=picture.metadata,
             descriptors=described,
         )
+
+    def budget_of(self, bundle: Bundle) -> float:
+        """Latency budget of one window of that bundle, in seconds."""
+        return bundle.budget_s if self.budget_s is None else self.budget_s
 
     def close(self) -> None:
         """End the inference thread and the other threads; what still waits is answered with NotReady."""
@@ -225,7 +239,9 @@ class Inspector:
         for stage, value in seconds.items():
             metrics.stage_seconds.labels(stage).observe(value)
         metrics.image_seconds.labels(model).observe(total)
-        share = total / (self.budget_s * plan.windows)
+        budget = self.budget_of(bundle)
+        metrics.budget_seconds.labels(model).set(budget)
+        share = total / (budget * plan.windows)
         metrics.budget_share.labels(model).observe(share)
         metrics.budget_exceeded.labels(model).inc(share > 1)
         if np.isfinite(verdict.score):

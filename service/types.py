@@ -235,10 +235,20 @@ class SimilarCase:
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """A reviewed past flaw that a cause rests on: its case, and the inspection where it was reviewed."""
+
+    cause: str
+    case_id: str
+    inspection_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Classification:
     """A flaw (or a whole picture) in words. `description` has at most ten words; `confidence` is 0..1.
 
-    `degraded`: the LLM was wanted and did not answer, `fallback_reason` says why.
+    `degraded`: the LLM was wanted and did not answer, `fallback_reason` says why. `cited`: what `probable_causes` rest on.
+    `suggested_severity`: the LLM's; it decides nothing.
     """
 
     label: str
@@ -254,3 +264,5 @@ class Classification:
     attributes: Attributes = field(default_factory=Attributes)
     prompt_version: str | None = None
     similar: tuple[SimilarCase, ...] = ()
+    cited: tuple[Citation, ...] = ()
+    suggested_severity: Severity | None = None

@@ -42,6 +42,16 @@ async def picture_answer(inspection: Inspection, budget_s: float) -> Response:
     return Response(drawn, media_type="image/png", headers=headers)
 
 
+async def map_answer(inspection: Inspection) -> Response:
+    """The anomaly map alone, and the model that made it."""
+
+    def render() -> str:
+        model = schemas.Model(**asdict(inspection.model))
+        return schemas.RecordedMap(**dict(_map(inspection)), model=model).model_dump_json()
+
+    return Response(await asyncio.to_thread(render), media_type="application/json")
+
+
 async def json_answer(
     request_id: str,
     outcomes: Sequence[Outcome],

@@ -19,6 +19,7 @@ from service.api import (
     docs,
     event_stream,
     health,
+    inspection_pictures,
     inspections,
     login,
     masters,
@@ -37,8 +38,7 @@ from service.api.masters import show_checks
 from service.api.query import once_each
 from service.api.schemas import Problem
 from service.api.state import ServiceState
-from service.bundle.manifest import Form, FormName
-from service.bundle.store import EngineOptions, Store, open_provider
+from service.bundle.store import EngineOptions, Store, expected_budget_s
 from service.captions.captioner import Captioner
 from service.captions.follower import Follower
 from service.captions.memory import Memory
@@ -61,9 +61,6 @@ _HOUSEKEEPING_S = 3600
 _FOLLOW_S = 2.0
 _DRIFT_WORDS = ("too few", "steady", "shifting", "drifted")
 _DEMO = "polka-dot"
-_CUDA_BUDGET_MS = 2.0
-_CPU_MARGIN = 1.25  # a CPU's budget over the network time measured when the bundle was trained
-_UNKNOWN_CPU_MS = 250.0
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -74,14 +71,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or load_settings()
     store = Store(
         settings.models_dir,
-        EngineOptions(settings.precision, settings.provider, settings.threads),
+        EngineOptions.of(settings),
         memory_bytes=None if settings.model_memory_mb is None else int(settings.model_memory_mb * 2**20),
     )
     default_model = _default_model(settings, store)
     pinned = [name.strip() for name in (default_model or "", *settings.pinned_models.split(","))]
     store.pinned = frozenset(name for name in pinned if name)
-    budget_s = _expected_budget_ms(settings, store, default_model) / 1000
-    metrics = Metrics(budget_s)
+    budget_s = None if settings.budget_ms is None else settings.budget_ms / 1000
+    metrics = Metrics(budget_s or _budget_before_loading(store, default_model))
     metrics.models_bytes.set_function(lambda: store.resident_bytes)
     inspector = Inspector(
         metrics,
@@ -109,7 +106,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.service = state
     problems.install(app)
     pages = (health, docs, login, event_stream, memory)
-    for part in (detect, classify, inspections, reports, models, model_figures, masters, shadows, trainings, *pages):
+    recorded = (inspections, inspection_pictures, reports)
+    for part in (detect, classify, *recorded, models, model_figures, masters, shadows, trainings, *pages):
         app.include_router(part.router, dependencies=[Depends(once_each)])
     app.include_router(make_router(login.viewer_of))
     app.add_middleware(Frame, state=state)
@@ -143,12 +141,7 @@ async def _load_default(state: ServiceState) -> None:
     try:
         opening = asyncio.create_task(asyncio.to_thread(_open_records, state))
         if state.default_model is not None:
-            bundle = await asyncio.to_thread(state.store.load, state.default_model)
-            state.describe(bundle)
-            # the form that answers may not be the expected one: a form that misses its golden pictures is not used
-            budget_s = _budget_ms(state.settings, bundle.form, bundle.session.provider) / 1000
-            state.inspector.budget_s = budget_s
-            state.metrics.budget_seconds.set(budget_s)
+            state.describe(await asyncio.to_thread(state.store.load, state.default_model))
         await opening
         if state.default_model is None and not _served_names(state.store):
             state.lifecycle.wants_model = True
@@ -183,11 +176,10 @@ def _open_records(state: ServiceState) -> None:
 
 def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:
     """The LLM within its limits; None when none is set up."""
-    if settings.llm_base_url is None or settings.llm_model is None:
+    if settings.llm_base_url is None:
         return None
     # the library takes a second to import: only those who have an LLM pay for it
-    from service.captions.client import LlmClient, LlmSettings  # noqa: PLC0415
-    from service.captions.guard import GuardedLlm, GuardSettings, LlmEvent  # noqa: PLC0415
+    from service.captions.guard import LlmEvent, open_llm  # noqa: PLC0415
 
     def count(event: LlmEvent) -> None:
         metrics.llm_requests.labels(event.outcome).inc()
@@ -196,16 +188,7 @@ def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:
         metrics.llm_tokens.labels("out").inc(event.tokens_out)
         metrics.llm_cost.inc(event.cost or 0.0)
 
-    endpoint = LlmSettings(settings.llm_base_url, settings.llm_model, settings.llm_api_key.get_secret_value())
-    limits = GuardSettings(
-        deadline_seconds=settings.llm_deadline_s,
-        concurrency=settings.llm_concurrency,
-        daily_calls=settings.llm_daily_calls,
-        daily_tokens=settings.llm_daily_tokens,
-        price_in=settings.llm_price_in,
-        price_out=settings.llm_price_out,
-    )
-    return GuardedLlm(LlmClient(endpoint), limits, on_event=count)
+    return open_llm(settings, count)
 
 
 async def _keep_house(state: ServiceState) -> None:
@@ -279,22 +262,10 @@ def _why_no_model(state: ServiceState) -> str:
     return f"no model in {state.settings.models_dir}; train one: flawscribe train --help"
 
 
-def _expected_budget_ms(settings: Settings, store: Store, model: str | None) -> float:
-    """The budget before the model is loaded, from its manifest: the buckets of the latency series lie around it."""
-    provider = open_provider() if settings.provider == "auto" else settings.provider
-    form = None
+def _budget_before_loading(store: Store, model: str | None) -> float:
+    """The default model's own budget by its manifest: the buckets of the latency series lie around it."""
+    manifest = None
     with contextlib.suppress(FlawscribeError):
         if model is not None and (version := store.active_version(model)) is not None:
-            forms = store.manifest(model, version).forms
-            wanted: FormName = "int8" if settings.precision == "auto" else settings.precision
-            form = forms.get(wanted, forms["float32"])
-    return _budget_ms(settings, form, provider)
-
-
-def _budget_ms(settings: Settings, form: Form | None, provider: str) -> float:
-    """Budget of one window: as configured, 2 ms on CUDA, or 1.25 x the form's own network time on a CPU."""
-    if settings.budget_ms is not None:
-        return settings.budget_ms
-    if provider == "cuda":
-        return _CUDA_BUDGET_MS
-    return _UNKNOWN_CPU_MS if form is None else form.network_ms_per_window * _CPU_MARGIN
+            manifest = store.manifest(model, version)
+    return expected_budget_s(manifest, store.options)

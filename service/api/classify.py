@@ -100,7 +100,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
                     bundle.identity,
                     query.included,
                     method,
-                    state.inspector.budget_s,
+                    state.inspector.budget_of(bundle),
                     form,
                 )
                 if later:

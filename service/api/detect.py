@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, model_validator
 
 from service.api import answers, schemas
 from service.api.answers import Judged
@@ -19,7 +20,7 @@ from service.api.judging import (
     unless_departed,
 )
 from service.api.query import liking
-from service.api.recording import Kept, conclude, digest, keeping, once, replayed
+from service.api.recording import Kept, Storing, conclude, digest, keeping, once, replayed
 from service.api.state import require
 from service.api.wire import read_pictures
 from service.errors import NotAcceptable
@@ -27,6 +28,26 @@ from service.inspector import Picture
 from service.types import Inspection
 
 router = APIRouter(tags=["inspect"])
+
+
+class DetectQuery(JudgeQuery):
+    """Query parameters; an unknown one is an error."""
+
+    counted: bool = Field(
+        True,
+        description="false: a picture is looked at again; nothing is recorded, and it is not counted as an inspection.",
+    )
+
+    @model_validator(mode="after")
+    def _looked_at(self) -> Self:
+        if not self.counted and self.store not in (None, "none"):
+            raise ValueError(f"store={self.store} records an inspection, which counts: leave out counted=false")
+        return self
+
+    @property
+    def storing(self) -> Storing | None:
+        """What the request wants kept."""
+        return self.store if self.counted else "none"
 
 
 @router.post(
@@ -38,7 +59,7 @@ router = APIRouter(tags=["inspect"])
     openapi_extra=BODY,
     summary="Is each picture anomalous, and where?",
 )
-async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Response:
+async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
     """Judge one or more pictures of parts: verdict, anomaly score against its thresholds, and the regions of the flaws.
 
     Send multipart parts named `image`, a raw JPEG, PNG, BMP, TIFF or WebP body, JSON with base64 data, or raw RGB with
@@ -49,7 +70,7 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
     state.require_ready()
     deadline = deadline_of(request, state)
     picture_only = _wants_picture(request)
-    keep = keeping(query.store, request, state)
+    keep = keeping(query.storing, request, state)
     with state.room_for_body(request.headers):
         incoming = await read_pictures(request, state.limits)
         if picture_only and len(incoming.pictures) != 1:
@@ -59,14 +80,20 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
                 return replayed(claim.answer)
             async with state.leased(model_named(query, state), query.version) as bundle:
                 judging = judge_all(
-                    state, bundle, incoming.pictures, deadline, query.threshold, descriptors=keep.wanted
+                    state,
+                    bundle,
+                    incoming.pictures,
+                    deadline,
+                    query.threshold,
+                    descriptors=keep.wanted,
+                    counted=query.counted,
                 )
                 outcomes = await unless_departed(request, judging)
             judged = judged_of(outcomes)
 
             async def render(stored: bool) -> Response:
                 if picture_only:
-                    return await answers.picture_answer(judged[0], state.inspector.budget_s)
+                    return await answers.picture_answer(judged[0], state.inspector.budget_of(bundle))
                 told = [Judged(each, stored) if isinstance(each, Inspection) else each for each in outcomes]
                 method = "request" if query.threshold is not None else bundle.form.reject_rule.method
                 return await answers.json_answer(
@@ -75,7 +102,7 @@ async def detect(request: Request, query: Annotated[JudgeQuery, Query()]) -> Res
                     bundle.identity,
                     query.included,
                     method,
-                    state.inspector.budget_s,
+                    state.inspector.budget_of(bundle),
                 )
 
             pairs = zip(outcomes, incoming.pictures, strict=True)

@@ -19,9 +19,7 @@ from service.api.query import no_query
 from service.api.recording import once, records_of, replayed
 from service.api.state import ServiceState, require
 from service.api.wire import read_body
-from service.errors import InvalidParameter, NoSuchRecord, RecordsFailure
-from service.image.decode import media_type_of
-from service.image.shrink import shrunk_jpeg
+from service.errors import InvalidParameter, RecordsFailure
 from service.records.entities import Record, Review, StoredReview
 from service.records.idempotency import Answer
 from service.records.inspections import MOST_PER_PAGE, Filters
@@ -78,14 +76,6 @@ class ReviewBody(BaseModel):
     region: int | None = Field(None, ge=0, description="Index of the region meant; unset: the strongest.")
 
 
-class PictureQuery(BaseModel):
-    """An unknown parameter is an error."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    width: int | None = Field(None, ge=16, le=4096, description="Greatest width and height in px; unset: as received.")
-
-
 class PartQuery(BaseModel):
     """An unknown parameter is an error."""
 
@@ -128,27 +118,6 @@ async def show_inspection(request: Request, inspection_id: str) -> schemas.Recor
     """`status` is `pending` while words asked for by `Prefer: respond-async` are still to come."""
     state = require(request, "detect", "review")
     return _told(await asyncio.to_thread(records_of(state).inspections.get, inspection_id), state)
-
-
-@router.get(
-    "/inspections/{inspection_id}/image",
-    summary="The picture as it was received",
-    response_class=Response,
-    responses={200: {"content": {"image/*": {}}}},
-)
-async def show_picture(request: Request, inspection_id: str, query: Annotated[PictureQuery, Query()]) -> Response:
-    """Only of inspections stored with `store=image`; 404 otherwise, and when retention has removed it. With `width` it is a
-    small JPEG that every browser shows, upright."""
-    state = require(request, "review")
-    records = records_of(state)
-    record = await asyncio.to_thread(records.inspections.get, inspection_id)
-    if not record.picture_stored:
-        raise NoSuchRecord(f"the picture of inspection {inspection_id} is not stored")
-    data = await asyncio.to_thread(records.pictures.get, record.image_sha256)
-    headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=3600"}
-    if query.width is not None:
-        data = await asyncio.to_thread(shrunk_jpeg, data, query.width, state.limits.max_pixels)
-    return Response(data, media_type=media_type_of(data), headers=headers)
 
 
 _REVIEW_BODY = {"required": True, "content": {"application/json": {"schema": ReviewBody.model_json_schema()}}}

@@ -110,8 +110,12 @@ async def judge_all(
     threshold: float | None,
     *,
     descriptors: bool = False,
+    counted: bool = True,
 ) -> list[Outcome]:
-    """Each picture's inspection or its error, in order. Overload turns the whole request away only at its first picture."""
+    """Each picture's inspection or its error, in order. Overload turns the whole request away only at its first picture.
+
+    `counted`: whether parts are inspected, and not looked at again.
+    """
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def judge(index: int, picture: Picture | FlawscribeError) -> Outcome:
@@ -120,12 +124,14 @@ async def judge_all(
         async with places:
             while True:
                 try:
-                    inspection = await state.inspector.inspect(
-                        picture, bundle, deadline=deadline, threshold=threshold, descriptors=descriptors
+                    return await state.inspector.inspect(
+                        picture,
+                        bundle,
+                        deadline=deadline,
+                        threshold=threshold,
+                        descriptors=descriptors,
+                        counted=counted,
                     )
-                    if threshold is None:
-                        state.shadows.offer(picture, inspection)
-                    return inspection
                 except Overloaded as error:
                     if index == 0:
                         state.metrics.rejected.labels("overload").inc()

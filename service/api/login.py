@@ -60,13 +60,13 @@ def _manner(request: Request) -> dict[str, Any]:
 def viewer_of(request: Request) -> Viewer | None:
     """Who asks for a page: everybody may see everything where no keys are needed; None without a session or a valid key."""
     state = state_of(request)
-    storing = state.settings.store
+    storing, llm = state.settings.store, state.llm is not None
     try:
         key = state.key_of(request)
     except Unauthorized:
         return None
     if key is None:
-        return Viewer(frozenset(SCOPES), storing=storing)
+        return Viewer(frozenset(SCOPES), storing=storing, llm=llm)
     session = state.sessions.of(request)
     csrf = session[0].csrf if session is not None else ""
-    return Viewer(frozenset(key.scopes), key.note or key.id, csrf, keys=True, storing=storing)
+    return Viewer(frozenset(key.scopes), key.note or key.id, csrf, keys=True, storing=storing, llm=llm)

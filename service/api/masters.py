@@ -175,7 +175,7 @@ async def remove_master(request: Request, name: str, master_id: str) -> Response
 
 @router.post("/checks", status_code=201, summary="Check the version in service with its master parts")
 async def run_check(request: Request, name: str) -> CheckAnswer:
-    """Each picture takes the way of any other, in the queue too. To be run every day, before the shift."""
+    """Each picture takes the way of any other, in the queue too, but is not counted. To be run every day, before the shift."""
     state = require(request, "review")
     state.require_ready()
     kept = records_of(state).masters
@@ -214,7 +214,7 @@ def _readable(state: ServiceState, picture: Picture | FlawscribeError) -> Pictur
 async def _judged(
     state: ServiceState, name: str, masters: Sequence[Master]
 ) -> tuple[ModelIdentity, list[MasterResult]]:
-    """One after the other, so that a check takes no more than one place of the queue."""
+    """One after the other, so that a check takes no more than one place of the queue. No part is inspected, so none counts."""
     assert state.records is not None
     results = []
     async with state.leased(name) as bundle:
@@ -222,7 +222,8 @@ async def _judged(
             verdict, score, failure = None, None, None
             try:
                 data = await asyncio.to_thread(state.records.masters.picture, name, master.id)
-                judged = await state.inspector.inspect(Picture(data), bundle, deadline=time.monotonic() + _PATIENCE_S)
+                deadline = time.monotonic() + _PATIENCE_S
+                judged = await state.inspector.inspect(Picture(data), bundle, deadline=deadline, counted=False)
                 verdict = judged.verdict.decision
                 score = judged.verdict.score if math.isfinite(judged.verdict.score) else None
             except FlawscribeError as error:

@@ -253,7 +253,7 @@ def show_latency(request: Request, name: str, query: Annotated[VersionQuery, Que
     def windows(width: int, height: int) -> int:
         return plan_tiles(width, height, manifest.prepare, global_map=manifest.network.global_map).windows
 
-    budget_ms = 1000 * state.inspector.budget_s
+    budget_ms = 1000 * state.budget_s(manifest)
     latency = read_latency(records_of(state).database, name, manifest.version, windows, budget_ms)
     return LatencyAnswer(version=manifest.version, budget_ms_per_window=budget_ms, **asdict(latency))
 

@@ -1,29 +1,30 @@
-"""GET /models, GET /models/{name}; which version is in service: POST /models/{name}/activate and /rollback."""
+"""GET /models, GET /models/{name}, a version's report; which is in service: POST /models/{name}/activate and /rollback."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 
-from service.api import schemas
+from service.api import schemas, standalone
 from service.api.query import no_query
 from service.api.state import ServiceState, require
 from service.api.wire import read_body
 from service.bundle.manifest import Manifest
 from service.bundle.store import Store
-from service.errors import BundleRefused, Conflict, InvalidParameter
+from service.errors import BundleRefused, Conflict, InvalidParameter, NoSuchReport
 
 _LARGEST_BODY = 1024
+_REPORT = "report.html"
 router = APIRouter(tags=["models"], dependencies=[Depends(no_query)])
 
 
 @router.get("/models", summary="The models of the models folder")
 def list_models(request: Request) -> schemas.ModelList:
     """Name, versions and the active version of each model."""
-    state = require(request, "detect")
+    state = require(request, "detect", "review")
     return schemas.ModelList(
         models=[
             schemas.ModelSummary(
@@ -40,7 +41,7 @@ def list_models(request: Request) -> schemas.ModelList:
 @router.get("/models/{name}", summary="One model and its versions")
 def show_model(request: Request, name: str) -> schemas.ModelDetail:
     """What each version was trained on, its thresholds by form, and which versions are refused and why."""
-    store = require(request, "detect").store
+    store = require(request, "detect", "review").store
     versions, refused = [], {}
     for version in store.versions(name):
         try:
@@ -54,6 +55,24 @@ def show_model(request: Request, name: str) -> schemas.ModelDetail:
         versions=versions,
         refused=refused,
     )
+
+
+@router.get(
+    "/models/{name}/versions/{version}/report",
+    summary="What a version learned, as a page",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}}}},
+)
+def show_report(request: Request, name: str, version: int) -> Response:
+    """The bundle's report.html: thresholds, curves, heatmaps, and the training pictures that look least normal. The page
+    stands alone: it can be mailed."""
+    store = require(request, "detect", "review").store
+    store.manifest(name, version)  # raises NoSuchModel: a path is made of what is there alone
+    try:
+        page = (store.models_dir / name / str(version) / _REPORT).read_bytes()
+    except FileNotFoundError as error:
+        raise NoSuchReport(f"version {version} of {name} was written without a report") from error
+    return Response(page, media_type="text/html; charset=utf-8", headers=standalone.HEADERS)
 
 
 _BODY = {"required": True, "content": {"application/json": {"schema": schemas.Activation.model_json_schema()}}}
@@ -111,6 +130,8 @@ def _version(store: Store, manifest: Manifest) -> schemas.ModelVersion:
             for form_name, form in manifest.forms.items()
         },
         teacher=manifest.teacher.name,
+        training=manifest.training,
         metrics=manifest.metrics,
         data=manifest.data,
+        report=f"/models/{name}/versions/{version}/report" if _REPORT in manifest.files else None,
     )

@@ -130,7 +130,7 @@ async def conclude(
     kept: Sequence[Kept],
     render: Callable[[bool], Awaitable[Response]],
 ) -> Response:
-    """Record what was judged, then answer. `render(stored)` makes the answer.
+    """Record what was judged, offer it to a version in shadow, then answer. `render(stored)` makes the answer.
 
     Where the records fail, an inspection that nobody asked to have recorded is answered all the same, as not stored.
     Raises RecordsBusy, RecordsFailure, Conflict where it was asked for.
@@ -157,6 +157,10 @@ async def conclude(
         log.error("an inspection is answered without being recorded: %s", error.detail)
         return await render(False)
     state.events.publish(*map(inspected, rows))
+    if keep.wanted:  # a comparison names its inspection: what is not recorded could not be opened
+        for item in kept:
+            if item.inspection.verdict.thresholds == bundle.thresholds:  # not by a threshold of the request's own
+                state.shadows.offer(item.picture, item.inspection)
     return response
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api import standalone
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.captions.answer import LlmUnavailable
@@ -66,9 +67,7 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
         return render(data, form, records.pictures.get, summary)
 
     document = await asyncio.to_thread(work)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
-    headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
-    return Response(document.content, media_type=document.media_type, headers=headers)
+    return Response(document.content, media_type=document.media_type, headers=standalone.HEADERS)
 
 
 def _preferred(accept: str) -> Format:

@@ -133,8 +133,20 @@ class SimilarCase(_Answer):
     distance: float
 
 
+class Citation(_Answer):
+    """A reviewed past flaw that a cause rests on. `cause`: one of `probable_causes`; `inspection_id`: where it was reviewed."""
+
+    cause: str
+    case_id: str
+    inspection_id: str
+
+
 class Classification(_Answer):
-    """A flaw, or the whole picture, in words. `degraded`: the LLM was wanted and did not answer; `fallback_reason` says why."""
+    """A flaw, or the whole picture, in words. `degraded`: the LLM was wanted and did not answer; `fallback_reason` says why.
+
+    `cited`: past flaws that `probable_causes` rest on. `suggested_severity`: the LLM's word, null without one; the product's
+    policy decides `severity`.
+    """
 
     label: str
     description: str
@@ -149,6 +161,8 @@ class Classification(_Answer):
     attributes: Attributes
     prompt_version: str | None
     similar: list[SimilarCase]
+    cited: list[Citation]
+    suggested_severity: Literal["minor", "major", "critical"] | None
 
 
 class LlmUse(_Answer):
@@ -236,6 +250,12 @@ class RecordedInspection(_Answer):
     timings_ms: TimingsMs
 
 
+class RecordedMap(MapBlob):
+    """GET /inspections/{id}/map. `model`: what has judged the picture anew, in the form that the service runs now."""
+
+    model: Model
+
+
 class InspectionPage(_Answer):
     """GET /inspections: newest first; `next_cursor` goes on behind them, null on the last page."""
 
@@ -310,8 +330,10 @@ class ModelVersion(_Answer):
     working_resolution: str
     thresholds: dict[str, dict[str, Any]]
     teacher: str
+    training: dict[str, Any]  # its settings, and `steps_done`
     metrics: dict[str, Any]
     data: dict[str, Any]
+    report: str | None  # where its report.html is; null: it was written without one
 
 
 class ModelSummary(_Answer):

@@ -83,8 +83,9 @@ _BODY = {"required": True, "content": {"application/json": {"schema": ShadowOrde
 
 @router.post("", status_code=201, summary="Run a candidate version in shadow", openapi_extra={"requestBody": _BODY})
 async def start_shadow(request: Request, name: str) -> ShadowAnswer:
-    """It judges the pictures that the active version has answered, in a process of lowest priority, as far as it keeps up: an
-    answer never waits for it. One run at a time (409). It goes on after a restart until it is stopped."""
+    """It judges the pictures that the active version has answered and that were recorded (`store=record|image`), in a process
+    of lowest priority, as far as it keeps up: an answer never waits for it. One run at a time (409). It goes on after a restart
+    until it is stopped."""
     state = require(request, "admin")
     records = records_of(state)
     try:

@@ -16,7 +16,8 @@ from service.api.access import ApiKey, KeyRing, Scope, key_in, require_scope
 from service.api.events import Events, model_changed
 from service.api.sessions import Sessions
 from service.api.wire import BodyLimits
-from service.bundle.store import Bundle, Store
+from service.bundle.manifest import Manifest
+from service.bundle.store import Bundle, Store, expected_budget_s
 from service.captions.captioner import Captioner
 from service.captions.follower import Follower
 from service.engine.session import available_cores
@@ -164,8 +165,8 @@ class ServiceState:
         self.events.publish(model_changed(name, datetime.now(UTC), who, detail))
 
     def describe(self, bundle: Bundle) -> None:
-        """Say which version of a model is in service: a log line and the series flawscribe_model_info. The first model of a
-        service that had none makes it ready."""
+        """Say which version of a model is in service, and its budget: a log line and two series. The first model of a service
+        that had none makes it ready."""
         if self.lifecycle.wants_model:
             self.default_model = self.default_model or bundle.manifest.name
             self.lifecycle.wants_model, self.lifecycle.failure, self.lifecycle.ready = False, None, True
@@ -174,6 +175,15 @@ class ServiceState:
         self.metrics.model_info.labels(identity.name).info(
             {"version": str(identity.version), "precision": identity.precision, "provider": identity.provider}
         )
+        self.metrics.budget_seconds.labels(identity.name).set(self.inspector.budget_of(bundle))
+
+    def budget_s(self, manifest: Manifest) -> float:
+        """Latency budget of one window of a version, in seconds: that of its form in service, else of the one expected."""
+        for bundle in self.store.in_service():
+            if (bundle.manifest.name, bundle.manifest.version) == (manifest.name, manifest.version):
+                return self.inspector.budget_of(bundle)
+        set_budget = self.inspector.budget_s
+        return expected_budget_s(manifest, self.store.options) if set_budget is None else set_budget
 
     def require_ready(self) -> None:
         """Raises NotReady while loading or draining, or when the inference thread is gone."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from service.captions.severity import severity_of
 from service.decision.regions import mask_pixels, region_pixels
 from service.image.prepare import thumbnail
 from service.records.entities import StoredCase
-from service.types import Classification, Decision, Inspection, Region
+from service.types import Citation, Classification, Decision, Inspection, Region
 
 if TYPE_CHECKING:
     from service.captions.guard import GuardedLlm
@@ -117,7 +117,7 @@ class Captioner:
             reason = failure.reason.value
             fallen = [item if item.source == "memory" else _degraded(item, reason) for item in own]
             return Captions(_degraded(classify_picture(verdict, fallen), reason), tuple(fallen))
-        return _told(inspection, site, card, seen.regions, own, answer)
+        return _told(inspection, site, card, seen, own, answer)
 
     def learn(self, cases: Sequence[StoredCase], withdrawn: Sequence[str] = ()) -> None:
         """Take reviewed cases into the memory, and those of the ids `withdrawn` out of it.
@@ -172,6 +172,7 @@ def _remembered(
         description=named(rules, recall.label),
         severity=severity_of(card, recall.label, region, width, height, site.mm_per_pixel),
         probable_causes=recall.causes or (flaw.causes if flaw else ()),
+        cited=recall.cited,
         recommended_action=recall.action or (flaw.action if flaw else None) or rules.recommended_action,
         confidence=recall.confidence,
         source="memory",
@@ -230,27 +231,28 @@ def _told(
     inspection: Inspection,
     site: Site,
     card: ProductCard,
-    measured: Sequence[Region],
+    seen: _Seen,
     own: Sequence[Classification],
     answer: LlmAnswer,
 ) -> Captions:
     """The LLM's words where it gave any; memory's where that was sure; the rules' for the rest."""
     verdict = inspection.verdict
     height, width = inspection.size
+    past = _past_inspections(seen.recalls)
     regions = []
-    for number, (region, mine, caption) in enumerate(zip(measured, own, answer.regions, strict=True), start=1):
+    for number, (region, mine, caption) in enumerate(zip(seen.regions, own, answer.regions, strict=True), start=1):
         told = mine
         if mine.source == "memory" or number > _MOST_SHOWN:
             pass
         elif caption is not None:
             severity = severity_of(card, caption.label, region, width, height, site.mm_per_pixel)
-            told = replace(_spoken(mine, caption, answer), severity=severity)
+            told = replace(_spoken(mine, caption, answer, past), severity=severity)
         else:
             told = _degraded(mine, _unsaid(answer, f"region-{number}"))
         regions.append(told)
     picture = classify_picture(verdict, regions)
     if answer.picture is not None and picture.source != "memory":
-        picture = _spoken(picture, answer.picture, answer)  # its severity stays that of the gravest region
+        picture = _spoken(picture, answer.picture, answer, past)  # its severity stays that of the gravest region
     elif picture.source == "rules":
         picture = _degraded(picture, _unsaid(answer, "picture"))
     usage = answer.usage
@@ -258,16 +260,25 @@ def _told(
     return Captions(picture, tuple(regions), use)
 
 
-def _spoken(mine: Classification, caption: LlmCaption, answer: LlmAnswer) -> Classification:
-    causes = tuple(
-        f"{cause.text} (cases {', '.join(cause.case_ids)})" if cause.case_ids else cause.text
-        for cause in caption.causes
-    )
+def _past_inspections(recalls: Sequence[Recall | None]) -> dict[str, str]:
+    """The inspections of the cases that the LLM was told of, by case id."""
+    return {
+        case.case_id: similar.inspection_id
+        for recall in recalls
+        if recall is not None
+        for case, similar in zip(recall.cases, recall.similar, strict=True)
+    }
+
+
+def _spoken(mine: Classification, caption: LlmCaption, answer: LlmAnswer, past: Mapping[str, str]) -> Classification:
+    causes = tuple(dict.fromkeys(cause.text for cause in caption.causes))
+    cited = (Citation(cause.text, case_id, past[case_id]) for cause in caption.causes for case_id in cause.case_ids)
     return replace(
         mine,
         label=caption.label or UNKNOWN,
         description=ten_words(caption.description),
         probable_causes=causes or mine.probable_causes,
+        cited=tuple(dict.fromkeys(cited)) if causes else mine.cited,
         recommended_action=caption.action or mine.recommended_action,
         confidence=caption.confidence,
         source="llm",
@@ -275,6 +286,7 @@ def _spoken(mine: Classification, caption: LlmCaption, answer: LlmAnswer) -> Cla
         fallback_reason=None,
         is_new_type=caption.is_new_type,
         prompt_version=answer.prompt_version,
+        suggested_severity=caption.severity or mine.suggested_severity,
     )
 
 

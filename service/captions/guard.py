@@ -15,10 +15,11 @@ from datetime import UTC, date, datetime
 from typing import Protocol, TypeVar
 
 from service.captions.answer import LlmAnswer, LlmSummary, LlmUnavailable, Reason, Usage
-from service.captions.client import LlmClient
+from service.captions.client import LlmClient, LlmSettings
 from service.captions.prompt import LlmTask
 from service.errors import RecordsBusy
 from service.records.entities import DailySpend
+from service.settings import Settings
 
 log = logging.getLogger("flawscribe.captions")
 Answered = TypeVar("Answered", LlmAnswer, LlmSummary)
@@ -327,3 +328,19 @@ class GuardedLlm:
         if prices[0] is not None and prices[1] is not None:
             cost = (usage.tokens_in * prices[0] + usage.tokens_out * prices[1]) / 1e6
         self._on_event(LlmEvent(outcome, time.monotonic() - began, usage.tokens_in, usage.tokens_out, cost))
+
+
+def open_llm(settings: Settings, on_event: Callable[[LlmEvent], None] = lambda event: None) -> GuardedLlm | None:
+    """The LLM of the settings, within their limits; None when none is set up."""
+    if settings.llm_base_url is None or settings.llm_model is None:
+        return None
+    endpoint = LlmSettings(settings.llm_base_url, settings.llm_model, settings.llm_api_key.get_secret_value())
+    limits = GuardSettings(
+        deadline_seconds=settings.llm_deadline_s,
+        concurrency=settings.llm_concurrency,
+        daily_calls=settings.llm_daily_calls,
+        daily_tokens=settings.llm_daily_tokens,
+        price_in=settings.llm_price_in,
+        price_out=settings.llm_price_out,
+    )
+    return GuardedLlm(LlmClient(endpoint), limits, on_event=on_event)

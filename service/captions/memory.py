@@ -22,7 +22,7 @@ from service.captions.descriptor import FIGURES, MAKING
 from service.captions.products import UNKNOWN
 from service.captions.prompt import LlmCase
 from service.captions.shelf import Shelf
-from service.types import SimilarCase
+from service.types import Citation, SimilarCase
 
 _SURE_FROM = 0.8
 _MOST_CAUSES = 3
@@ -55,7 +55,7 @@ class Recall:
 
     `guess`: the label that won the vote; `label`: the same, or `unknown` when the flaw is far from its cases or the vote rather
     wrong; `confidence`: how often such votes were right, 0..1; `sure`: memory may answer alone. `causes` and `action`: those of
-    the nearest cases of that label; `similar` and `cases`: the nearest cases, nearest first.
+    the nearest cases of that label; `cited`: which of them say so; `similar` and `cases`: the nearest cases, nearest first.
     """
 
     label: str
@@ -63,6 +63,7 @@ class Recall:
     confidence: float
     sure: bool
     causes: tuple[str, ...]
+    cited: tuple[Citation, ...]
     action: str
     similar: tuple[SimilarCase, ...]
     cases: tuple[LlmCase, ...]
@@ -126,13 +127,15 @@ class Memory:
         label = UNKNOWN if found.unknown else guess
         near = [shelf.cases[index] for index in found.nearest]
         mine = [case for case in near if case.label == label]
+        causes = tuple(dict.fromkeys(case.cause for case in mine if case.cause))[:_MOST_CAUSES]
         distances = [round(float(value), 6) for value in found.cosines]
         return Recall(
             label=label,
             guess=guess,
             confidence=found.confidence,
             sure=not found.unknown and found.confidence >= self._sure_from,
-            causes=tuple(dict.fromkeys(case.cause for case in mine if case.cause))[:_MOST_CAUSES],
+            causes=causes,
+            cited=tuple(Citation(c.cause, c.case_id, c.inspection_id) for c in mine if c.cause in causes),
             action=next((case.action for case in mine if case.action), ""),
             similar=tuple(SimilarCase(c.inspection_id, c.label, d) for c, d in zip(near, distances, strict=True)),
             cases=tuple(

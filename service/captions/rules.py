@@ -89,7 +89,16 @@ def classify_picture(verdict: Verdict, regions: Sequence[Classification]) -> Cla
         attributes=first.attributes,
         prompt_version=first.prompt_version,
         similar=first.similar,
+        cited=tuple(dict.fromkeys(each for item in (first, *regions) for each in item.cited)),
+        suggested_severity=_suggested(regions),
     )
+
+
+def _suggested(regions: Sequence[Classification]) -> Severity | None:
+    """How bad the picture would be if the LLM's suggestions held; None where it made none."""
+    if all(item.suggested_severity is None for item in regions):
+        return None
+    return worst(item.suggested_severity or item.severity for item in regions)
 
 
 def shape_word(found: Figures, share: float) -> str:

@@ -32,7 +32,8 @@ def make_router(viewer_of: Callable[[Request], Viewer | None]) -> APIRouter:
         async def show(request: Request) -> Response:
             viewer = viewer_of(request)
             if viewer is None:
-                return RedirectResponse(f"/login?next={quote(str(request.url.path))}", 303)
+                asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                return RedirectResponse(f"/login?next={quote(asked)}", 303)  # a browser keeps the hash by itself
             if not viewer.may(page.scope):
                 return shell.render("refused", viewer, status=403, scope=page.scope)
             return shell.render(page.name, viewer)

@@ -41,7 +41,8 @@ class Viewer:
     """Who looks at a page, as the API would see them.
 
     `name`: the key's id, None where no keys are needed; `csrf`: goes with every unsafe request of the session;
-    `keys`: whether the API asks for keys; `storing`: what is kept of an inspection unless a request says: none, record, image.
+    `keys`: whether the API asks for keys; `storing`: what is kept of an inspection unless a request says: none, record, image;
+    `llm`: whether one is there to be asked.
     """
 
     scopes: frozenset[str]
@@ -49,6 +50,7 @@ class Viewer:
     csrf: str = ""
     keys: bool = False
     storing: str = "record"
+    llm: bool = False
 
     def may(self, scope: str) -> bool:
         """Whether the key covers `scope`; admin covers all."""

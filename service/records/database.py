@@ -30,6 +30,7 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
         self._writing = engine.execution_options(**{_WRITES: True})
+        self._closed = False
 
     @property
     def is_postgresql(self) -> bool:
@@ -40,11 +41,15 @@ class Database:
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads; on SQLite a snapshot that never waits for the writer. Raises RecordsFailure for
         whatever the database refuses within."""
+        pool = self.engine.pool
         try:
             with self.engine.connect() as connection, connection.begin():
                 yield connection
         except sa.exc.SQLAlchemyError as error:
             raise refusal(error) from error
+        finally:
+            if self._closed:  # meanwhile: a thread still reads while the service ends
+                pool.dispose()
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -53,7 +58,8 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every pooled connection; one that is in use, as soon as it comes back."""
+        self._closed = True
         self.engine.dispose()
 
 

@@ -15,6 +15,7 @@ from service.errors import InvalidParameter
 from service.records.entities import Caption, Record, Review, StoredReview
 from service.types import (
     Attributes,
+    Citation,
     Classification,
     Decision,
     Inspection,
@@ -212,6 +213,7 @@ def _region(item: dict[str, Any]) -> Region:
 
 
 def _words(item: dict[str, Any]) -> Classification:
+    suggested = item.get("suggested_severity")
     return Classification(
         **{
             **item,
@@ -219,6 +221,9 @@ def _words(item: dict[str, Any]) -> Classification:
             "probable_causes": tuple(item["probable_causes"]),
             "attributes": Attributes(**item["attributes"]),
             "similar": tuple(SimilarCase(**case) for case in item["similar"]),
+            # older records have neither
+            "cited": tuple(Citation(**each) for each in item.get("cited", ())),
+            "suggested_severity": Severity(suggested) if suggested else None,
         }
     )
 

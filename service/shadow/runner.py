@@ -1,5 +1,5 @@
-"""The service's side of shadow runs. An answer never waits for it: a picture is offered after it was judged, and dropped while
-the candidate is busy with others."""
+"""The service's side of shadow runs. An answer never waits for it: a picture is offered after its inspection was recorded, and
+dropped while the candidate is busy with others."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class Shadows:
                 self.stop(records, model_name, f"version {version} was put in service")
 
     def offer(self, picture: Picture, inspection: Inspection) -> None:
-        """A picture that was judged by a model's own thresholds. Never blocks, never raises."""
+        """A picture that was judged by a model's own thresholds, and recorded. Never blocks, never raises."""
         if self._shadow is not None:
             self._shadow.offer(picture, inspection)
 

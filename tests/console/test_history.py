@@ -9,10 +9,12 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from service.records.entities import Caption
+from service.types import Citation, Decision
 from tests.console.conftest import Opener
-from tests.console.parts import HOSTILE, inspect, part
-from tests.contract.serving import Service
-from tests.unit.records.making import record
+from tests.console.parts import HOSTILE, counted, inspect, part
+from tests.contract.serving import Service, running
+from tests.unit.records.making import record, words
 
 
 def test_filters_find_and_the_address_keeps_them(site: Service, open_page: Opener) -> None:
@@ -52,8 +54,10 @@ def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_
     expect(page.get_by_role("dialog").get_by_role("heading", name="Similar past flaws")).to_be_visible()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Not OK").first.wait_for()
+    before = counted(site)
     dialog.get_by_role("slider", name="Heat").fill("70")
     dialog.locator("canvas.heat").wait_for()
+    assert counted(site) == before
     dialog.get_by_role("button", name="Right").click()
     dialog.get_by_label("What is the flaw?").fill("scratch")
     dialog.get_by_role("button", name="Save").click()
@@ -61,6 +65,27 @@ def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#rows")).to_contain_text("scratch")
     expect(page).not_to_have_url(re.compile("#"))
+
+
+def test_causes_lead_to_the_past_flaws_they_cite_and_a_suggested_severity_is_told(
+    models: Path, open_page: Opener
+) -> None:
+    with running(models) as service:
+        seen = inspect(service, part())["id"]
+        cited = (Citation("loom end", "c" * 32, seen), Citation(HOSTILE, HOSTILE, HOSTILE))
+        told = words("ink", probable_causes=("loom end", HOSTILE, "dust"), cited=cited)
+        records = service.state.records
+        assert records is not None
+        records.save([record(1, Decision.NOT_OK, caption=Caption(told, (told,)))]).result(30)
+        page = open_page(service, f"/console/history#{1:032x}")
+        block = page.get_by_role("dialog").locator(".words")
+        expect(block).to_contain_text(f"loom end (past flaws: {seen[:8]}); {HOSTILE} (past flaws: {HOSTILE[:8]}); dust")
+        expect(block).to_contain_text("LLM suggests minor")
+        assert page.locator("img[onerror]").count() == 0
+        with page.context.expect_page() as opened:
+            block.get_by_role("link", name=seen[:8]).click()
+        expect(opened.value.get_by_role("dialog").get_by_text(seen)).to_be_visible()
+        page.context.close()  # its streams of events would hold the service up
 
 
 def test_the_csv_has_the_rows_shown(site: Service, open_page: Opener) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.console.conftest import Opener
-from tests.console.parts import HOSTILE, part
+from tests.console.parts import HOSTILE, counted, part
 from tests.contract.serving import Service, running
 from tests.networks import write_bundle
 
@@ -119,10 +120,15 @@ def test_the_overlay_is_downloaded_and_the_copied_curl_works(page: Page, site: S
     name = 'it\'s a $(part) "x".png'
     (tmp_path / name).write_bytes(part())
     page.get_by_text("About the parts").click()
-    page.get_by_label("Lot").fill("L '7'")
-    view = choose(page, picked(name, part()))
+    page.get_by_label("Lot").fill("@L '7'")
+    page.get_by_label("Keep").select_option("record")
+    with page.expect_request(re.compile(r"/classify\?")) as sent:
+        view = choose(page, picked(name, part()))
+    page.get_by_label("Lot").fill("of the next part")
+    before = counted(site)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download overlay").click()
+    assert counted(site) == before
     overlay = Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).convert("RGB")
     red, green, _ = np.asarray(overlay)[80, 80]
     assert (overlay.size, int(red) > 2 * int(green)) == ((400, 300), True)
@@ -130,9 +136,11 @@ def test_the_overlay_is_downloaded_and_the_copied_curl_works(page: Page, site: S
     page.get_by_text("Copied").wait_for()
     line = page.evaluate("navigator.clipboard.readText()")
     assert line.startswith("curl ")
+    assert shlex.split(line)[-1] == sent.value.url
+    assert {"include=regions%2Cmap", "store=record"} <= {*sent.value.url.partition("?")[2].split("&")}
     asked = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
     assert '"verdict":"not_ok"' in asked.stdout
-    assert '"lot":"L \'7\'"' in asked.stdout, shlex.split(line)
+    assert '"lot":"@L \'7\'"' in asked.stdout, shlex.split(line)
     assert view.is_visible()
 
 
@@ -146,9 +154,11 @@ def test_a_model_of_which_no_version_is_in_service_is_not_asked(open_page: Opene
         expect(page.get_by_role("option", name="trained")).to_be_disabled()
 
 
-def test_a_picture_that_browsers_cannot_show_is_shown_as_the_overlay(page: Page) -> None:
+def test_a_picture_that_browsers_cannot_show_is_shown_as_the_overlay(page: Page, site: Service) -> None:
     buffer = io.BytesIO()
     Image.open(io.BytesIO(part())).save(buffer, "TIFF")
+    before = counted(site)
     view = choose(page, {"name": "part.tif", "mimeType": "image/tiff", "buffer": buffer.getvalue()})
     expect(page.locator(".inspection .pixels")).to_have_js_property("naturalWidth", 400)
+    assert counted(site) == before + 1
     assert view.locator(".badge").inner_text().split() == ["✕", "Not", "OK"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +16,25 @@ from tests.contract.serving import Service, running, wait_until
 from tests.networks import write_bundle
 
 
+def as_trained(folder: Path) -> None:
+    """Give a bundle what a training writes of itself: its pictures, its settings, its report."""
+    page = "<!doctype html><title>probe</title><style>h1{color:#123456}</style><h1>What was learned</h1>"
+    (folder / "report.html").write_text(page)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["report.html"] = hashlib.sha256(page.encode()).hexdigest()
+    manifest["data"]["images"] = {"train": 1400, "validation": 20, "calibration": 40}
+    manifest["training"] = {"steps": 2000, "steps_done": 1200}
+    manifest["teacher"]["name"] = HOSTILE
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 @pytest.fixture(scope="module")
 def models_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two versions, of which 1 is in service, and a few reviewed pictures."""
     folder = tmp_path_factory.mktemp("two")
     write_bundle(folder, "probe", 1)
-    write_bundle(folder, "probe", 2, gain=2.0, notes=[f"the reject threshold stands on one good part, {HOSTILE}"])
+    notes = [f"the reject threshold stands on one good part, {HOSTILE}"]
+    as_trained(write_bundle(folder, "probe", 2, gain=2.0, notes=notes))
     (folder / "probe" / "active").write_text("1\n")
     with running(folder, background_nice=0) as service:
         for at, said in ((60, "right"), (100, "overkill"), (140, "right")):
@@ -67,6 +82,20 @@ def test_what_training_noticed_is_told_with_the_version(models_site: Service, op
     expect(noticed).to_have_count(1)  # version 2 alone
     noticed.click()
     expect(page.get_by_text(f"the reject threshold stands on one good part, {HOSTILE}")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [375, 1440])
+def test_what_a_version_was_trained_on_and_its_report(models_site: Service, open_page: Opener, width: int) -> None:
+    page = open_page(models_site, "/console/models", width=width)
+    row = page.locator("#versions tbody tr", has_text="1,460 pictures")
+    expect(row).to_contain_text("1,400 to learn from, 20 to choose by, 40 for thresholds")
+    expect(row).to_contain_text(f"teacher {HOSTILE}, 1,200 steps")
+    assert row.locator(".learned").evaluate("box => box.scrollWidth <= box.clientWidth")
+    with page.expect_popup() as opened:
+        row.get_by_role("link", name="Training report").click()
+    heading = opened.value.get_by_role("heading", name="What was learned")
+    expect(heading).to_have_css("color", "rgb(18, 52, 86)")
+    assert opened.value.url == f"{models_site.url}/models/probe/versions/2/report"
 
 
 def test_master_parts_are_added_checked_and_removed(models_site: Service, open_page: Opener, tmp_path: Path) -> None:
@@ -129,11 +158,10 @@ def test_a_candidate_runs_in_shadow_and_its_differences_show(models_site: Servic
     expect(shadow).to_contain_text("stopped by a person")
 
 
-def test_drift_latency_and_no_model(models_site: Service, open_page: Opener, tmp_path: Path) -> None:
+def test_drift_latency_and_a_failure_that_passes(models_site: Service, open_page: Opener) -> None:
     page = open_page(models_site, "/console/models")
     expect(page.get_by_role("region", name="Drift")).to_contain_text("too few parts")
     expect(page.get_by_role("region", name="Latency")).to_contain_text("99 % within")
-    models_site.client.get("/models")  # it answers; the next page fails on purpose
     page.route("**/models", lambda route: route.fulfill(status=503, json={"title": "Not ready", "detail": "loading"}))
     page.reload()
     expect(page.get_by_role("alert")).to_contain_text("loading")
@@ -148,3 +176,22 @@ def test_nothing_is_wider_than_the_window(models_site: Service, open_page: Opene
     page = open_page(models_site, path, width=width)
     page.locator("#threshold-facts, #past-none").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_without_a_model_the_pages_say_what_to_do(open_page: Opener, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    with running(tmp_path / "models", ready=False, trainings_dir=tmp_path / "trainings") as service:
+        page = open_page(service, "/console/models")
+        empty = page.locator("#empty")
+        expect(empty).to_contain_text("No model yet")
+        expect(page.locator("#choice, #shown")).to_have_count(2)
+        expect(page.locator("#choice:visible, #shown:visible, #trouble > *")).to_have_count(0)
+        empty.get_by_role("link", name="Train").click()
+        page.wait_for_url("**/console/train")
+        page.goto("/")
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("No model yet")
+        expect(alert).to_contain_text("flawscribe train")
+        expect(page.locator("#model-field")).to_be_hidden()
+        page.locator("#files").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": part()})
+        expect(page.locator("#shown").get_by_role("alert")).to_contain_text("no model in")

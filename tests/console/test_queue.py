@@ -8,7 +8,7 @@ import httpx
 from playwright.sync_api import Page, Route, expect
 
 from tests.console.conftest import Opener
-from tests.console.parts import HOSTILE, inspect, part, review
+from tests.console.parts import HOSTILE, counted, inspect, part, review
 from tests.contract.serving import Service
 
 
@@ -151,8 +151,10 @@ def test_a_picture_that_was_not_kept_and_heat_judged_anew(site: Service, open_pa
     assert page.locator(".heat-field").is_hidden()
     page.keyboard.press("j")
     expect(page.locator(".pixels")).to_have_js_property("naturalWidth", 400)
+    before = counted(site)
     page.get_by_role("slider", name="Heat").fill("80")
     page.locator("canvas.heat").wait_for()
+    assert counted(site) == before
     assert len(httpx.get(f"{site.url}/inspections?lot=kept").json()["inspections"]) == 2  # looking is no inspection
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from playwright.sync_api import Route, expect
 
 from tests.console.conftest import Opener
-from tests.console.parts import HOSTILE
-from tests.contract.serving import Service
+from tests.console.parts import HOSTILE, inspect, part
+from tests.contract.serving import Service, running
+from tests.llm_server import LlmServer, completion
 
 
 def test_a_report_is_read_in_its_frame_and_downloaded(site: Service, open_page: Opener) -> None:
@@ -36,6 +37,27 @@ def test_the_frame_can_do_nothing_and_shows_hostile_texts_as_texts(site: Service
     page.get_by_role("button", name="Show the report").click()
     page.frame_locator("#report").get_by_role("heading", name=HOSTILE).wait_for()
     assert page.locator("#report").get_attribute("sandbox") == ""
+
+
+def test_the_llm_sums_up_when_asked_and_once(models: Path, open_page: Opener) -> None:
+    with LlmServer() as llm, running(models, llm_base_url=llm.base_url, llm_model="scripted") as service:
+        inspect(service, part(None), path="/detect")
+        llm.script(completion(f"All parts were good. {HOSTILE}"))
+        page = open_page(service, "/console/reports")
+        page.frame_locator("#report").get_by_text("Flaws by type").wait_for()
+        assert llm.requests == []
+        page.get_by_label("With the LLM's summary").check()
+        page.get_by_role("button", name="Show the report").click()
+        page.frame_locator("#report").get_by_text(f"All parts were good. {HOSTILE}").wait_for()
+        expect(page.locator("#waiting")).to_be_hidden()
+        assert len(llm.requests) == 1
+
+
+def test_without_an_llm_no_summary_is_offered(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports")
+    page.locator("#reading").wait_for()
+    expect(page.locator("#scope")).not_to_contain_text("LLM")
+    expect(page.locator("[name=summary]")).to_have_count(0)
 
 
 def test_a_span_that_ends_before_it_begins_is_refused(site: Service, open_page: Opener) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -130,11 +131,55 @@ def test_a_key_opens_the_page_that_was_asked_for_and_logout_closes_it(
     page.wait_for_url("**/login?next=/console/queue")
 
 
-def test_login_goes_on_only_within_the_service(guarded: Service, open_page: Opener, reviewer: str) -> None:
-    page = open_page(guarded, "/login?next=https://evil.example/")
-    page.get_by_label("API key").fill(reviewer)
+def log_in(page: Page, key: str) -> None:
+    page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"{guarded.url}/")
+
+
+def test_login_leads_to_the_very_address_that_was_asked_for(guarded: Service, open_page: Opener, reviewer: str) -> None:
+    address = f"{guarded.url}/console/history?lot=L%267+%C3%A9&verdict=not_ok#{'0' * 32}"
+    page = open_page(guarded, address)
+    page.wait_for_url(re.compile(r"/login\?next="))
+    log_in(page, reviewer)
+    expect(page).to_have_url(address)
+    expect(page.locator("[name=lot]")).to_have_value("L&7 é")
+    expect(page.locator("[name=verdict]")).to_have_value("not_ok")
+    page.get_by_role("dialog").get_by_role("alert").wait_for()  # there is no such inspection
+    page.context.clear_cookies()  # the session ends under the page's hands
+    page.get_by_role("dialog").get_by_role("button", name="Try again").click()
+    page.wait_for_url(re.compile(r"/login\?next="))
+    log_in(page, reviewer)
+    expect(page).to_have_url(address)
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "https://evil.example/",
+        "//evil.example/",
+        "/\\evil.example/",
+        "/.//evil.example/",
+        "//[",
+        "javascript:alert(1)",
+        "console/history",
+    ],
+)
+def test_login_goes_on_only_within_the_service(
+    guarded: Service, open_page: Opener, reviewer: str, elsewhere: str
+) -> None:
+    page = open_page(guarded, f"/login?next={quote(elsewhere)}")
+    log_in(page, reviewer)
+    page.wait_for_url(lambda url: not url.startswith(f"{guarded.url}/login"))
+    assert page.url.startswith(f"{guarded.url}/")
+
+
+def test_a_key_for_reviews_opens_every_page_that_it_is_offered(
+    guarded: Service, open_page: Opener, reviewer: str
+) -> None:
+    page = open_page(guarded, "/console/models")
+    log_in(page, reviewer)
+    page.locator("#versions table").wait_for()
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 # ---- texts and references

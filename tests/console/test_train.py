@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -25,7 +26,11 @@ def workshop(tmp_path: Path) -> Iterator[Service]:
     (tmp_path / "photos" / "few").mkdir(parents=True)
     for k in range(3):
         (tmp_path / "photos" / "few" / f"{k}.png").write_bytes(part(None))
-    settings = {"trainings_dir": tmp_path / "trainings", "training_data_dir": tmp_path / "photos", "background_nice": 0}
+    settings: dict[str, Any] = {
+        "trainings_dir": tmp_path / "trainings",
+        "training_data_dir": tmp_path / "photos",
+        "background_nice": 0,
+    }
     with running(tmp_path / "models", **settings) as service:
         yield service
     if (held := holder(tmp_path / "trainings" / "lock")) is not None:
@@ -89,7 +94,32 @@ def test_what_a_training_shows_while_it_learns(workshop: Service, open_page: Ope
     file.done(Path("models/cover/1"))
     page.reload()
     expect(shown).to_contain_text("Version 1 of cover is written")
+    report = shown.get_by_role("link", name="Read its report first")
+    assert report.get_attribute("href") == "/models/cover/versions/1/report"
     assert "model=cover" in (shown.get_by_role("link", name="Look at the version").get_attribute("href") or "")
+
+
+def test_every_option_of_the_form_is_ordered(workshop: Service, open_page: Opener) -> None:
+    page = open_page(workshop, "/console/train")
+    page.get_by_label("Name of the model").fill("cover")
+    page.get_by_label("Name a folder of the server").check()
+    page.locator("[name=folder]").fill("few")
+    page.get_by_text("Options").click()
+    page.locator("[name=lighting]").select_option("auto")
+    page.get_by_label("How parts lie").select_option("fixed")
+    page.get_by_label("Smallest flaw that counts, mm").fill("0.4")
+    page.get_by_text("Options").click()
+    page.get_by_role("button", name="Start", exact=True).click()
+    scale = page.get_by_label("Scale, mm a pixel")
+    expect(scale).to_be_visible()  # it is needed now: the options are open again
+    assert workshop.client.get("/trainings").json()["trainings"] == []
+    scale.fill("0.05")
+    with page.expect_response("**/trainings") as answered:
+        page.get_by_role("button", name="Start", exact=True).click()
+    order = answered.value.json()["order"]
+    assert (order["lighting"], order["layout"]) == ("auto", "fixed")
+    assert (order["min_flaw_mm"], order["mm_per_pixel"]) == (0.4, 0.05)
+    assert "min_flaw_px" not in order
 
 
 def test_a_refusal_says_why(workshop: Service, open_page: Opener) -> None:

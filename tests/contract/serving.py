@@ -39,16 +39,17 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(models_dir: Path, **settings: Any) -> Iterator[Service]:
-    """Serve `models_dir` until the block ends; ready when it begins. Records go with the block unless told where to stay."""
+def running(models_dir: Path, *, ready: bool = True, **settings: Any) -> Iterator[Service]:
+    """Serve `models_dir` until the block ends; ready when it begins, or else known not to be. Records go with the block unless
+    told where to stay."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"records_dir": Path(folder) / "records", "products_dir": Path(folder)} | settings
-        with _running(Settings(models_dir=models_dir, **settings)) as service:
+        with _running(Settings(models_dir=models_dir, **settings), ready) as service:
             yield service
 
 
 @contextlib.contextmanager
-def _running(settings: Settings) -> Iterator[Service]:
+def _running(settings: Settings, ready: bool) -> Iterator[Service]:
     app = create_app(settings)
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, http=Connection, ws="none", log_level="error", access_log=False
@@ -68,8 +69,12 @@ def _running(settings: Settings) -> Iterator[Service]:
     port = server.servers[0].sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         try:
-            wait_until(lambda: client.get("/readyz").status_code == 200)
-            yield Service(f"http://127.0.0.1:{port}", app.state.service, client, server)
+            state = app.state.service
+            if ready:
+                wait_until(lambda: client.get("/readyz").status_code == 200)
+            else:
+                wait_until(lambda: state.lifecycle.failure is not None)
+            yield Service(f"http://127.0.0.1:{port}", state, client, server)
         finally:
             server.should_exit = True
             thread.join(60)

@@ -81,6 +81,7 @@ def test_without_an_llm_rules_speak(service: Service) -> None:
         assert 0 < len(words["description"].split()) <= 10
         assert words["severity"] in ("minor", "major", "critical")
         assert words["recommended_action"]
+        assert (words["cited"], words["suggested_severity"]) == ([], None)
     assert "2 flaws" in result["classification"]["description"]
 
 
@@ -119,7 +120,8 @@ def test_the_llm_s_words_come_through_with_the_card_s_severity(models: Path) -> 
         assert (words["source"], words["label"]) == ("llm", "burn")
         assert words["description"] == "Dark burn mark on the plate"
         assert words["severity"] == "critical"  # the policy's, the LLM only suggests
-        assert words["probable_causes"] == ["iron too hot"]  # a case that nobody gave is not cited
+        assert words["suggested_severity"] == result["classification"]["suggested_severity"] == "minor"
+        assert (words["probable_causes"], words["cited"]) == (["iron too hot"], [])  # nobody gave that case
         assert words["prompt_version"].startswith("default-")
         assert result["classification"]["source"] == "llm"
         assert result["llm"]["calls"] >= 1
@@ -179,6 +181,43 @@ def test_a_new_type_is_one_of_the_product_s_once_a_person_accepts_it(models: Pat
         assert (after["source"], after["label"], after["is_new_type"]) == ("llm", "solder ball", False)
         told = ["solder ball" in " ".join(request.texts) for request in llm.requests]
         assert told == [False, False, True]
+
+
+def stands_in(service: Service, citation: dict[str, str]) -> bool:
+    """Whether the inspection that is cited has the review that made the case."""
+    record = service.client.get(f"/inspections/{citation['inspection_id']}").json()
+    return citation["case_id"] in [review["case_id"] for review in record["reviews"]]
+
+
+def test_the_llm_cites_past_cases_beside_the_cause_and_a_report_has_them_in_one_row(models: Path) -> None:
+    with LlmServer() as llm, with_llm(models, llm) as service:
+        llm.script(completion(answer_json(1)))
+        past = []
+        for x in (20, 150):
+            seen = classify(service, flawed((20, x, 0)))["id"]
+            said = {"verdict": "right", "label": "burn", "cause": "thermostat", "who": "Kim"}
+            past.append((service.client.post(f"/inspections/{seen}/review", json=said).json()["case_id"], seen))
+        for y, (case_id, inspection_id) in zip((90, 150), past, strict=True):
+            causes = [{"text": "Iron too hot", "case_ids": [case_id, "f" * 32]}, "Dust"]
+            llm.script(completion(answer_json(1, causes=causes, severity="critical")))
+            result = classify(service, flawed((y, 60, 0)))
+            assert result["llm"]["flags"] == ["cited_unknown_case:picture", "cited_unknown_case:region-1"]
+            recorded = service.client.get(f"/inspections/{result['id']}").json()
+            for words in (
+                result["classification"],
+                recorded["classification"],
+                recorded["regions"][0]["classification"],
+            ):
+                assert words["probable_causes"] == ["Iron too hot", "Dust"]
+                (cited,) = words["cited"]
+                assert cited == {"cause": "Iron too hot", "case_id": case_id, "inspection_id": inspection_id}
+                assert stands_in(service, cited)
+                assert (words["severity"], words["suggested_severity"]) == ("major", "critical")
+        told = {cause["text"]: cause for cause in service.client.get("/reports?format=json").json()["causes"]}
+        iron = told["Iron too hot"]
+        assert (iron["count"], iron["confirmed"]) == (2, 0)
+        assert (iron["case_ids"], iron["cited_ids"]) == ([case for case, _ in past], [seen for _, seen in past])
+        assert (told["Dust"]["case_ids"], told["thermostat"]["case_ids"]) == ([], [case for case, _ in past])
 
 
 def test_pictures_of_a_product_that_may_not_leave_do_not(models: Path) -> None:
@@ -246,7 +285,10 @@ def test_what_a_person_taught_is_remembered(service: Service) -> None:
         assert review.json()["case_id"]
     words = classify(service, flawed((21, 22, 0)))["regions"][0]["classification"]
     assert (words["source"], words["label"]) == ("memory", "burn")
-    assert words["probable_causes"][0].startswith("hot iron")
+    assert words["probable_causes"] == ["hot iron"]
+    assert {each["cause"] for each in words["cited"]} == {"hot iron"}
+    assert {each["inspection_id"] for each in words["cited"]} == {each["inspection_id"] for each in words["similar"]}
+    assert all(stands_in(service, each) for each in words["cited"])
     assert words["similar"][0]["label"] == "burn"
     assert 0 <= words["similar"][0]["distance"] <= 2
     assert words["confidence"] is not None

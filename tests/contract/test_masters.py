@@ -72,6 +72,29 @@ def test_a_check_from_the_first_master_part_to_a_model_that_fails_it(service: Se
     assert client.post("/models/probe/checks").json()["passed"] is True
 
 
+def test_a_check_is_no_inspection(service: Service) -> None:
+    value = service.state.metrics.registry.get_sample_value
+
+    def counted() -> list[float | None]:
+        return [
+            value("flawscribe_images_total", {"model": "probe", "verdict": "not_ok"}),
+            value("flawscribe_budget_exceeded_total", {"model": "probe"}),
+            value("flawscribe_stage_seconds_count", {"stage": "network"}),
+            *(
+                value(f"flawscribe_{series}_count", {"model": "probe"})
+                for series in ("anomaly_score", "image_seconds", "image_budget_share")
+            ),
+        ]
+
+    add(service, flawed(), expected="not_ok")
+    service.client.post("/detect", files={"image": ("a.png", flawed())})
+    before = counted()
+    assert before[0] == 1
+    for _ in range(3):
+        assert service.client.post("/models/probe/checks").json()["passed"] is True
+    assert counted() == before
+
+
 def check_series(service: Service) -> dict[str, float]:
     lines = [line for line in service.client.get("/metrics").text.splitlines() if line.startswith("flawscribe_check_")]
     return {line.split("{")[0].removeprefix("flawscribe_check_"): float(line.split()[-1]) for line in lines}

@@ -67,6 +67,7 @@ def test_a_candidate_from_start_to_activation(place: dict[str, Any]) -> None:
         wait_until(lambda: shadow(service)["state"] == "running")
         same, other = detect(service, 10), None
         compared(service, 1)
+        detect(service, 170, store="none")  # nobody could open it
         other = detect(service, 170)
         told = compared(service, 2)
         assert (told["active_version"], told["candidate_version"], told["precision"]) == (1, 2, "float32")

@@ -27,6 +27,7 @@ from service.inspector import Inspector, Picture, anomaly_map_of
 from service.metrics import Metrics
 from service.types import Decision, Inspection, Wanted, WindowMaps
 from tests.networks import OPEN_GATE, POISON, grey_picture, png, write_bundle
+from tests.unit.bundle.editing import edit_manifest
 
 CPU = EngineOptions(provider="cpu", threads=1)
 STAGES = ("decode", "prepare", "queue", "network", "decide")
@@ -303,6 +304,17 @@ def test_what_is_judged_is_counted(make: Made, probe: Bundle) -> None:
     assert value(inspector, "image_budget_share_bucket", model="probe", le="1.0") == 3
 
 
+def test_a_look_is_not_counted(make: Made, probe: Bundle) -> None:
+    inspector = make()
+    looked = inspect(inspector, probe, flawed(20), counted=False)
+    assert looked.verdict == inspect(make(), probe, flawed(20)).verdict
+    assert value(inspector, "images_total", model="probe", verdict="not_ok") is None
+    for series in ("anomaly_score", "image_seconds", "image_budget_share"):
+        assert value(inspector, f"{series}_count", model="probe") is None
+    assert value(inspector, "stage_seconds_count", stage="network") is None
+    assert value(inspector, "batch_images_sum") == 1  # the network worked all the same
+
+
 def test_what_misses_its_budget_is_counted(make: Made, probe: Bundle) -> None:
     inspector = make(budget_s=1e-9)
     inspect(inspector, probe, flawed(255))
@@ -316,6 +328,25 @@ def test_the_budget_grows_with_the_windows(make: Made, tmp_path: Path) -> None:
     for total, exceeded in ((3.5, 0), (4.5, 1)):  # four windows
         inspector._count(bundle, bundle.plan(448, 448), inspect(make(), bundle, flawed(255)).verdict, {}, total)
         assert value(inspector, "budget_exceeded_total", model="probe") == exceeded
+
+
+def test_every_model_is_measured_by_its_own_budget_unless_one_is_set(make: Made, tmp_path: Path) -> None:
+    bundles = []
+    for name, milliseconds in (("quick", 4.0), ("slow", 40.0)):
+        folder = write_bundle(tmp_path, name)
+        edit_manifest(
+            folder, lambda document, ms=milliseconds: document["forms"]["float32"].update(network_ms_per_window=ms)
+        )
+        bundles.append(load_bundle(folder, CPU))
+    verdict = inspect(make(), bundles[0], flawed(255)).verdict
+    for set_budget, budgets, exceeded in ((None, (0.005, 0.05), (1, 0)), (0.01, (0.01, 0.01), (1, 1))):
+        inspector = make(budget_s=set_budget)
+        for bundle, budget, over in zip(bundles, budgets, exceeded, strict=True):
+            inspector._count(bundle, bundle.plan(224, 224), verdict, {}, 0.02)
+            assert inspector.budget_of(bundle) == pytest.approx(budget)
+            name = bundle.manifest.name
+            assert value(inspector, "budget_seconds", model=name) == pytest.approx(budget)
+            assert value(inspector, "budget_exceeded_total", model=name) == over
 
 
 def test_a_closed_inspector_is_not_ready(make: Made, probe: Bundle) -> 0:

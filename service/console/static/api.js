@@ -34,7 +34,7 @@ export async function call(path, { method = "GET", json, body, headers = {}, sig
     if (error.name === "AbortError") throw error;
     throw await Problem.of(null);
   }
-  if (answer.status === 401 && viewer.keys) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+  if (answer.status === 401 && viewer.keys) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search + location.hash)}`);
   if (!answer.ok) throw await Problem.of(answer);
   const readable = (answer.headers.get("content-type") ?? "").includes("json");
   const given = readable ? await answer.json() : answer;

@@ -127,10 +127,12 @@ async function work() {
 
 async function ask(item) {
   const store = document.getElementById("store")?.value;
+  const path = `/classify${query({ include: "regions,map", ...(store && { store }) })}`;
+  const described = about();
+  item.asked = { path, described };
   for (let attempt = 1; ; attempt++) {
     try {
-      const path = `/classify${query({ include: "regions,map", ...(store && { store }) })}`;
-      const { answer, header } = await call(path, { method: "POST", body: bodyOf(item, about()), full: true });
+      const { answer, header } = await call(path, { method: "POST", body: bodyOf(item, described), full: true });
       const [result] = answer.results;
       item.result = { ...result, model: answer.model };
       item.budget = budgetIn(header("server-timing"));
@@ -227,8 +229,10 @@ function again(item) {
 
 // ---- what can be taken away
 
+/** The part was inspected already: this is a look at it, which does not count, whether it was kept or not. */
 async function overlayOf(item) {
-  const path = `/detect${query({ store: "none", version: item.result.model.version })}`;
+  const { name, version } = item.result.model;
+  const path = `/detect?${new URLSearchParams({ model: name, version, counted: false })}`;
   const answer = await call(path, { method: "POST", body: bodyOf(item, []), headers: { accept: "image/png" } });
   return URL.createObjectURL(await answer.blob());
 }
@@ -254,11 +258,13 @@ async function download(item) {
 
 const quoted = (word) => (/^[\w@%+=:,./?&-]+$/.test(word) && !word.includes("&") && !word.includes("?") ? word : `'${word.replaceAll("'", `'\\''`)}'`);
 
+/** The request that the part was judged by, whatever the page's fields hold by now. */
 function curlOf(item) {
+  const { path, described } = item.asked;
   const words = ["curl"];
   if (viewer.keys) words.push("-H", '"X-API-Key: $INSPECT_KEY"');
-  for (const [name, value] of about()) words.push("-F", quoted(`${name}=${value}`));
-  words.push("-F", quoted(`image=@"${item.name.replace(/[\\"]/g, "\\$&")}"`), quoted(`${location.origin}/classify${query()}`));
+  for (const [name, value] of described) words.push("--form-string", quoted(`${name}=${value}`)); // -F would read a file for @name
+  words.push("-F", quoted(`image=@"${item.name.replace(/[\\"]/g, "\\$&")}"`), quoted(`${location.origin}${path}`));
   return words.join(" ");
 }
 

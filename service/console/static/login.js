@@ -5,11 +5,14 @@ import { at, show } from "./dom.js";
 
 const form = at("login");
 
-/** Where to go on: a path of this service, whatever the address says. */
+/** Where to go on: an address of this service, whatever this page's own says. */
 function onward() {
   const asked = new URLSearchParams(location.search).get("next") ?? "/";
+  if (!asked.startsWith("/") || !URL.canParse(asked, location.origin)) return "/";
   const url = new URL(asked, location.origin);
-  return url.origin === location.origin ? url.pathname + url.search : "/";
+  if (url.origin !== location.origin) return "/"; // as that of //elsewhere
+  url.hash ||= location.hash; // which the service never saw: it came along with its redirect
+  return url.href;
 }
 
 form.addEventListener("submit", async (event) => {

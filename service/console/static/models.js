@@ -12,6 +12,7 @@ import { may, text, toast } from "./shell.js";
 import { number, when } from "./verdict.js";
 
 const NUMERIC = new Set(["version", "separation"]);
+const USES = ["train", "validation", "calibration"]; // of a training's pictures
 
 let model = null; // as GET /models/{name} told it
 const beginOpen = latest();
@@ -59,11 +60,18 @@ async function startShadow(version, button) {
   );
 }
 
-function learnedFrom({ data, metrics }) {
-  const counts = data.images ? Object.values(data.images).reduce((sum, count) => sum + count, 0) : null;
-  const lines = [counts === null ? null : text("pictures", { count: counts })];
-  if (metrics.recalibrated_from) lines.push(text("recalibrated_from", { version: metrics.recalibrated_from }));
-  return lines.filter(Boolean).join(" · ") || "–";
+/** What a version was trained on, what each share of the pictures was for, and how; a line each, of those that are known. */
+function learnedFrom({ data, metrics, teacher, training, report }) {
+  const counts = USES.map((use) => [use, data.images?.[use]]).filter(([, count]) => count);
+  const steps = training.steps_done ?? training.steps;
+  const how = [text("teacher", { name: teacher }), steps && text("steps", { count: steps.toLocaleString() })];
+  return [
+    counts.length > 0 && el("p", {}, text("pictures", { count: counts.reduce((sum, [, count]) => sum + count, 0).toLocaleString() })),
+    counts.length > 0 && el("p", { class: "soft small" }, counts.map(([use, count]) => text(`use_${use}`, { count: count.toLocaleString() })).join(", ")),
+    el("p", { class: "soft small" }, how.filter(Boolean).join(", ")),
+    metrics.recalibrated_from && el("p", { class: "small" }, text("recalibrated_from", { version: metrics.recalibrated_from })),
+    report && el("p", { class: "small" }, el("a", { href: report, target: "_blank", rel: "noopener" }, text("report"))),
+  ];
 }
 
 // what training noticed about its pictures, and the part that the threshold stands on if it stands on one
@@ -84,7 +92,7 @@ function row(version, formInUse) {
     cell("version", version.version),
     cell("state", version.active ? el("span", { class: "badge", "data-verdict": "ok" }, text("in_service")) : el("span", { class: "soft" }, text("waiting"))),
     cell("created", when(version.created_at)),
-    cell("learned_from", learnedFrom(version), notesOf(version)),
+    cell("learned_from", el("div", { class: "learned" }, learnedFrom(version), notesOf(version))),
     cell("resolution", text("px", { size: version.working_resolution.replace("_", " ") })),
     cell("separation", el("span", { title: text("separation_help") }, separation === undefined ? "–" : separation.toFixed(3))),
     cell("threshold", text("in_form", { threshold: number(limit.reject), form, method: text(`method_${limit.method}`) })),

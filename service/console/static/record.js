@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { el } from "./dom.js";
-import { may, text } from "./shell.js";
+import { text } from "./shell.js";
 
 const WIDE = 1600; // px of a picture on a page
 
@@ -22,15 +22,6 @@ export function pictureOf(record) {
   return {
     source: stored ? imageOf(record.id, WIDE) : null,
     absent: text("shell.picture_not_kept"),
-    loadMap: stored && may("detect") ? () => mapOf(record) : null,
+    loadMap: stored ? () => call(`/inspections/${encodeURIComponent(record.id)}/map`) : null,
   };
-}
-
-async function mapOf(record) {
-  const picture = await call(`/inspections/${encodeURIComponent(record.id)}/image`);
-  const { name, version } = record.model;
-  const asked = new URLSearchParams({ include: "map", store: "none", model: name, version });
-  const type = picture.headers.get("content-type");
-  const answer = await call(`/detect?${asked}`, { method: "POST", body: await picture.blob(), headers: { "content-type": type } });
-  return answer.results[0].anomaly_map;
 }

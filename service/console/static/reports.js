@@ -12,6 +12,7 @@ function query() {
   if (days) asked.set("from", new Date(Date.now() - days * 86400e3).toISOString());
   else for (const name of ["from", "to"]) if (given.get(name)) asked.set(name, new Date(given.get(name)).toISOString());
   for (const name of ["product", "lot"]) if (given.get(name).trim()) asked.set(name, given.get(name).trim());
+  if (given.has("summary")) asked.set("summary", "true");
   return asked;
 }
 
@@ -22,9 +23,11 @@ const begin = latest();
 async function read() {
   const current = begin();
   const asked = query();
+  const figures = new URLSearchParams(asked);
+  figures.delete("summary"); // the LLM is asked once, for what is read
   show(at("trouble"));
   try {
-    await call(address(asked, "json")); // first as JSON: a frame could not say what was wrong
+    await call(address(figures, "json")); // first as JSON: a frame could not say what was wrong
     if (!current()) return;
   } catch (error) {
     if (!current()) return;
@@ -35,6 +38,7 @@ async function read() {
   for (const link of document.querySelectorAll("[data-form]")) link.href = address(asked, link.dataset.form);
   for (const link of document.querySelectorAll("[data-form]")) link.download = `report.${link.dataset.form}`;
   at("alone").href = at("report").src = address(asked, "html");
+  at("waiting").hidden = !asked.has("summary");
   at("reading").hidden = false;
 }
 
@@ -60,6 +64,9 @@ document.querySelector('[data-form="pdf"]').addEventListener("click", async (eve
   }
 });
 
+at("report").addEventListener("load", () => {
+  at("waiting").hidden = true;
+});
 form.elements.span.addEventListener("change", () => {
   for (const field of form.querySelectorAll("[data-own]")) field.hidden = form.elements.span.value !== "own";
 });

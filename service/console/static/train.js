@@ -8,6 +8,9 @@ import { text, toast, viewer } from "./shell.js";
 import { number, when } from "./verdict.js";
 
 const EVERY_MS = 2000;
+const OPTIONS = [
+  "name", "teacher", "recipe", "steps", "working_size", "lighting", "layout", "min_flaw_px", "min_flaw_mm", "mm_per_pixel", "group_by",
+]; // as they are given
 const SIGNS = { running: "review", done: "ok", failed: "not_ok", cancelled: "undecidable", interrupted: "not_ok" };
 
 const form = at("order");
@@ -71,9 +74,11 @@ function draw(told) {
   drawLog(told.log_tail);
 }
 
+const reportOf = ({ name, version }) => `/models/${encodeURIComponent(name)}/versions/${version}/report`;
+
 function outcome(told) {
   return el("div", { class: "stack" },
-    told.state === "done" && el("p", { class: "notice" }, text("done_text", { version: told.version, name: told.name })),
+    told.state === "done" && el("p", { class: "notice" }, text("done_text", { version: told.version, name: told.name }), " ", el("a", { href: reportOf(told), target: "_blank", rel: "noopener" }, text("report"))),
     told.error && told.state !== "cancelled" && el("div", { class: "failure", role: "alert" }, el("b", {}, text(`state_${told.state}`)), el("p", {}, told.error)),
     told.left_out > 0 && el("p", { class: "soft small" }, text("left_out", { count: told.left_out })));
 }
@@ -166,7 +171,7 @@ function upload(body, progressed) {
 function ordered() {
   const given = new FormData(form);
   const options = { global_map: String(given.has("global_map")), false_reject_rate: String(Number(given.get("false_reject_percent")) / 100) };
-  for (const name of ["name", "teacher", "recipe", "steps", "working_size", "min_flaw_px", "group_by"])
+  for (const name of OPTIONS)
     if (given.get(name)) options[name] = given.get(name).trim();
   return { options, given };
 }
@@ -200,6 +205,10 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
+form.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true); // else nobody sees which
+form.elements.min_flaw_mm.addEventListener("input", (event) => {
+  form.elements.mm_per_pixel.required = event.target.value !== ""; // said now, and not after the upload
+});
 for (const choice of form.elements.source)
   choice.addEventListener("change", () => {
     for (const field of form.querySelectorAll("[data-source]")) {

@@ -8,7 +8,7 @@ from typing import Literal
 
 from service.records.entities import ReviewVerdict
 from service.records.report.control import Interval, Limits, Signal
-from service.types import CaptionSource, Decision, Severity
+from service.types import CaptionSource, Citation, Decision, Severity
 
 Format = Literal["html", "json", "csv", "pdf"]
 UNLABELLED = "unlabelled"
@@ -30,7 +30,8 @@ class Flaw:
 
     `box`: (x, y, width, height) in pixels of the picture as displayed; None when a person reported a flaw that the
     detector did not see. `margin`: its score over the reject threshold. `similar`: ids of inspections with reviewed flaws
-    that look alike. `case_id`: the case that a review made of it. `overkill`: a person says that it is no flaw.
+    that look alike. `case_id`: the case that a review made of it. `overkill`: a person says that it is no flaw. `cited`: past
+    cases that `causes` rest on.
     """
 
     box: tuple[int, int, int, int] | None
@@ -46,6 +47,7 @@ class Flaw:
     action_confirmed: bool = False
     case_id: str = ""
     overkill: bool = False
+    cited: tuple[Citation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +186,9 @@ class TopFlaw:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause named for at least two inspections, `inspection_ids`. `confirmed`: how many of them by a person, whose
-    reviews made the cases `case_ids`; `similar_ids`: inspections with reviewed flaws that its captions liken theirs to."""
+    """A cause named for at least two inspections, `inspection_ids`. `confirmed`: how many of them by a person. `case_ids`: the
+    cases that those reviews made, then the past ones that captions cite for it, whose inspections are `cited_ids`;
+    `similar_ids`: inspections with reviewed flaws that its captions liken theirs to."""
 
     text: str
     count: int
@@ -193,6 +196,7 @@ class Cause:
     labels: tuple[str, ...]
     case_ids: tuple[str, ...]
     inspection_ids: tuple[str, ...]
+    cited_ids: tuple[str, ...]
     similar_ids: tuple[str, ...]
 
 

@@ -29,6 +29,7 @@ def reviewed(flaw: Flaw, label: str, cause: str, action: str, case_id: str = "")
         flaw,
         label=label or flaw.label,
         causes=(cause,) if cause else flaw.causes,
+        cited=tuple(each for each in flaw.cited if not cause or _folded(each.cause) == _folded(cause)),
         action=action or flaw.action,
         source="review" if label or cause or action else flaw.source,
         cause_confirmed=bool(cause) or flaw.cause_confirmed,
@@ -81,7 +82,8 @@ def recurring_causes(rows: Sequence[InspectionRow]) -> tuple[Cause, ...]:
     named: dict[str, dict[str, bool]] = defaultdict(dict)  # cause -> inspection -> whether a person said so
     spelled: dict[str, str] = {}
     labels: dict[str, set[str]] = defaultdict(set)
-    cases: dict[str, dict[str, None]] = defaultdict(dict)
+    made: dict[str, dict[str, None]] = defaultdict(dict)
+    cited: dict[str, dict[str, str]] = defaultdict(dict)  # cause -> past case -> its inspection
     alike: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows:
         for flaw in known_flaws(row):
@@ -91,7 +93,10 @@ def recurring_causes(rows: Sequence[InspectionRow]) -> tuple[Cause, ...]:
                 named[key][row.id] = named[key].get(row.id, False) or flaw.cause_confirmed
                 labels[key].add(flaw.label)
                 if flaw.cause_confirmed and flaw.case_id:
-                    cases[key][flaw.case_id] = None
+                    made[key][flaw.case_id] = None
+                cited[key].update(
+                    {each.case_id: each.inspection_id for each in flaw.cited if _folded(each.cause) == key}
+                )
                 alike[key].update(dict.fromkeys(flaw.similar))
     causes = [
         Cause(
@@ -99,8 +104,9 @@ def recurring_causes(rows: Sequence[InspectionRow]) -> tuple[Cause, ...]:
             len(ids),
             sum(ids.values()),
             tuple(sorted(labels[key])),
-            tuple(cases[key]),
+            tuple(dict.fromkeys((*made[key], *cited[key]))),
             tuple(ids),
+            tuple(dict.fromkeys(cited[key].values())),
             tuple(alike[key]),
         )
         for key, ids in named.items()

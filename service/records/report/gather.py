@@ -16,7 +16,7 @@ from service.records.report.data import UNLABELLED, Flaw, InspectionRow, ReportD
 from service.records.report.flaws import reviewed
 from service.records.report.summary import summarise
 from service.records.schema import classifications, inspections, reviews
-from service.types import Decision, Severity
+from service.types import Citation, Decision, Severity
 
 MOST_INSPECTIONS = 200_000  # about half a GB as rows, twice that while they become JSON
 _FETCHED = 2000
@@ -141,6 +141,7 @@ def _flaw(region: dict[str, Any], words: dict[str, Any], reject: float) -> Flaw:
         action=words.get("recommended_action", ""),
         source=words.get("source"),
         similar=tuple(case["inspection_id"] for case in words.get("similar", ())),
+        cited=tuple(Citation(**each) for each in words.get("cited", ())),
     )
 
 

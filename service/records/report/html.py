@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -31,8 +32,8 @@ class _Shown:
 
 
 def report_html(data: ReportData, fetch: FetchPicture, llm_summary: str | None = None) -> str:
-    """The page. Every text in it is escaped; it refers to nothing outside itself. `llm_summary` is plain text, shown in a
-    box that says who wrote it."""
+    """The page. Every text in it is escaped; it refers to nothing outside itself, its links lead to its own pictures.
+    `llm_summary` is plain text, shown in a box that says who wrote it."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": _percent,
@@ -57,7 +58,8 @@ def _context(data: ReportData, fetch: FetchPicture) -> dict[str, Any]:
         "signals": list(_signals(data.chart)),
         "flaws": [_Shown(top, _picture(top, fetch)) for top in data.top_flaws],
         "chip": _chip,
-        "ids": _ids,
+        "anchor": _anchor,
+        "ids": partial(_ids, shown={top.inspection_id for top in data.top_flaws}),
         "most": _MOST_LINES,
         "further": lambda lines: (
             f" {len(lines) - _MOST_LINES:,} more are in the JSON." if len(lines) > _MOST_LINES else ""
@@ -118,9 +120,18 @@ def _chip(severity: Severity) -> Markup:
     )
 
 
-def _ids(ids: Sequence[str]) -> Markup:
-    shown = Markup("<br>").join(Markup("<code>{0}</code>").format(name) for name in ids[:_IDS])
-    return shown + (f" and {len(ids) - _IDS} more" if len(ids) > _IDS else "")
+def _anchor(inspection_id: str) -> str:
+    return f"inspection-{inspection_id}"
+
+
+def _ids(ids: Sequence[str], shown: Collection[str]) -> Markup:
+    """The first ids; those of inspections `shown` on the page lead to their pictures."""
+    linked = Markup('<a href="#{0}"><code>{1}</code></a>')
+    first = [
+        linked.format(_anchor(name), name) if name in shown else Markup("<code>{0}</code>").format(name)
+        for name in ids[:_IDS]
+    ]
+    return Markup("<br>").join(first) + (f" and {len(ids) - _IDS} more" if len(ids) > _IDS else "")
 
 
 def _percent(share: float | None) -> str:

@@ -17,6 +17,7 @@ from service.captions.memory import Memory, Recall
 from service.captions.neighbours import bank, embed, extended, fit_metric, vote
 from service.captions.products import UNKNOWN
 from service.records.entities import StoredCase
+from service.types import Citation
 
 TEACHER, OTHER_TEACHER = "a" * 64, "b" * 64
 CHANNELS = 12
@@ -67,6 +68,16 @@ def test_a_flaw_far_from_all_cases_is_unknown_and_not_sure() -> None:
     assert found.guess in LABELS
     assert (found.sure, found.causes, found.action) == (False, (), "")
     assert len(found.similar) == 5
+
+
+def test_causes_cite_the_cases_that_name_them() -> None:
+    causes = ("needle bent", "needle worn", "")
+    known = {item.case_id: replace(item, cause=causes[place % 3]) for place, item in enumerate(cases(15))}
+    found = asked(Memory(known.values()), "scratch")
+    naming = [known[item.case_id] for item in found.cases if known[item.case_id].cause]
+    assert found.cited == tuple(Citation(item.cause, item.case_id, item.inspection_id) for item in naming)
+    assert 0 < len(found.cited) < 5
+    assert {each.cause for each in found.cited} == set(found.causes)
 
 
 def recalled(spread: float, labels: tuple[str, ...]) -> list[Recall]:

@@ -16,7 +16,7 @@ from service.captions.place import PLACES, place_word
 from service.captions.products import UNKNOWN, ProductCard
 from service.captions.rules import MOST_WORDS, classify_by_rules, classify_picture, margin_words, named, ten_words
 from service.samples import KINDS, flaw_types, render
-from service.types import Classification, Decision, Region, Severity, Thresholds, Verdict
+from service.types import Citation, Classification, Decision, Region, Severity, Thresholds, Verdict
 
 CARD = ProductCard.model_validate(
     {
@@ -297,6 +297,19 @@ def test_one_flaw_speaks_for_the_picture_and_several_by_the_worst() -> None:
     assert found.description == "3 flaws; worst: red line across the upper centre"
     assert (found.label, found.severity, found.recommended_action) == ("dent", Severity.MAJOR, "Stop.")
     assert found.probable_causes == ("b", "c", "a")
+
+
+def test_a_picture_cites_what_its_regions_cite_and_is_as_bad_as_suggested_of_any() -> None:
+    one, two = Citation("a", "case-1", "seen-1"), Citation("a", "case-2", "seen-2")
+    minor = Classification("dent", "A dent", Severity.MINOR, ("a",), cited=(one,))
+    major = Classification("dent", "A dent", Severity.MAJOR, ("a",), cited=(two, one))
+    found = classify_picture(verdict_of(), [minor, major])
+    assert (found.probable_causes, found.cited, found.suggested_severity) == (("a",), (two, one), None)
+    worse = replace(minor, suggested_severity=Severity.CRITICAL)
+    found = classify_picture(verdict_of(), [worse, major])
+    assert (found.severity, found.suggested_severity) == (Severity.MAJOR, Severity.CRITICAL)
+    found = classify_picture(verdict_of(), [minor, replace(minor, suggested_severity=Severity.MINOR), major])
+    assert found.suggested_severity is Severity.MAJOR  # of the major one nothing else was suggested
 
 
 def test_a_label_takes_the_place_of_the_shape_in_the_sentence() -> None:

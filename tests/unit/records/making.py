@@ -10,6 +10,7 @@ import numpy as np
 from service.records.entities import Caption, Record
 from service.types import (
     Attributes,
+    Citation,
     Classification,
     Decision,
     ModelIdentity,
@@ -74,6 +75,8 @@ def words(label: str, **changes: Any) -> Classification:
         "source": "memory",
         "attributes": Attributes("upper left", "12 px", "line", "dark", "2.1 x the threshold"),
         "similar": (SimilarCase("a" * 32, label, 0.125),),
+        "cited": (Citation("loom end", "c" * 32, "a" * 32),),
+        "suggested_severity": Severity.MINOR,
     }
     return Classification(**(fields | changes))
 

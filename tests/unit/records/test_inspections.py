@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidParameter, NoSuchRecord, RecordsFailure
-from service.records.entities import Review
+from service.records.entities import Caption, Review
 from service.records.inspections import Filters
 from service.records.paging import Place, read_cursor, write_cursor
-from service.records.rows import record_of
+from service.records.rows import caption_row, record_of
+from service.records.schema import classifications
 from service.records.store import Records
 from service.types import AnomalyMap, Decision, Inspection, Thresholds, TilePlan, Timings, Verdict
-from tests.unit.records.making import MODEL, START, caption, record, region
+from tests.unit.records.making import MODEL, START, caption, record, region, words
 
 
 def saved(records: Records, *items: Any) -> None:
@@ -113,6 +114,17 @@ def test_a_record_written_twice_is_one(records: Records) -> None:
     saved(records, record(1, caption=caption("b")), record(2))
     assert ids(records) == [2, 1]
     assert records.inspections.get(f"{1:032x}").caption == caption("a")
+
+
+def test_words_of_before_there_were_citations_and_suggestions_are_read(records: Records) -> None:
+    saved(records, record(1, Decision.NOT_OK, caption=caption("thread")))
+    written = caption_row(f"{1:032x}", caption("thread"), START)
+    for item in (written["picture"], *written["regions"]):
+        del item["cited"], item["suggested_severity"]
+    with records.database.writing() as connection:
+        connection.execute(classifications.update().values(written))
+    old = words("thread", cited=(), suggested_severity=None)
+    assert records.inspections.get(f"{1:032x}").caption == Caption(old, (old,), caption("thread").llm)
 
 
 def test_what_is_not_there_is_said_so(records: Records) -> None:

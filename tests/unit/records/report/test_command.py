@@ -12,6 +12,7 @@ from service.commands import report
 from service.errors import BadRequest, InvalidParameter
 from service.records.database import open_database
 from service.records.pictures import Pictures
+from tests.llm_server import LlmServer, completion, status
 from tests.unit.records.report.records import bad, record, write
 
 SPAN = ("--from", "2026-03-09T06:00", "--to", "2026-03-10T06:00")
@@ -65,6 +66,27 @@ def test_product_and_lot_are_passed_on(folder: Path) -> None:
 def test_csv_goes_to_standard_output(folder: Path) -> None:
     lines = run(*SPAN, "--format", "csv").stdout_bytes.split(b"\r\n")
     assert len(lines) == 5
+
+
+def test_an_llm_sums_up_within_the_days_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LlmServer() as llm:
+        monkeypatch.setenv("FLAWSCRIBE_LLM_BASE_URL", llm.base_url)
+        monkeypatch.setenv("FLAWSCRIBE_LLM_MODEL", "scripted")
+        monkeypatch.setenv("FLAWSCRIBE_LLM_DAILY_CALLS", "2")
+        llm.script(completion("One part was flawed."), status(500))
+        assert told(*SPAN)["llm_summary"] is None
+        assert told(*SPAN, "--summary")["llm_summary"] == "One part was flawed."
+        assert "<<<DATA" in llm.requests[-1].texts[-1]
+        for reason in ("server_error", "2 calls are used up"):  # the calls are counted in the records
+            result = run(*SPAN, "--summary")
+            assert (result.exit_code, "66.7%" in result.stdout) == (0, True)
+            assert "the report has no summary" in result.stderr
+            assert reason in result.stderr
+        assert len(llm.requests) == 2
+        assert isinstance(run(*SPAN, "--summary", "--format", "csv").exception, BadRequest)
+    monkeypatch.delenv("FLAWSCRIBE_LLM_BASE_URL")
+    monkeypatch.delenv("FLAWSCRIBE_LLM_MODEL")
+    assert isinstance(run(*SPAN, "--summary").exception, BadRequest)
 
 
 def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

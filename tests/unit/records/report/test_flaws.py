@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.records.report.data import UNLABELLED, Flaw, Review
 from service.records.report.flaws import actions, known_flaws, pareto, recurring_causes, reviewed, top_flaws
-from service.types import Decision, Severity
+from service.types import Citation, Decision, Severity
 from tests.unit.records.report.rows import flawed, row
 
 BOX = (10, 20, 30, 40)
@@ -58,6 +58,19 @@ def test_a_cause_recurs_from_the_second_picture_on() -> None:
     assert cause.labels == ("hole", "tear")
     assert (cause.case_ids, cause.similar_ids) == (("c9",), ("old",))
     assert [found[-1] for found in cause.inspection_ids] == ["0", "1", "2"]
+
+
+def test_one_cause_with_other_cited_cases_is_one() -> None:
+    def citing(text: str, *cases: str) -> Flaw:
+        cited = tuple(Citation(text, case, f"of {case}") for case in cases)
+        return replace(HOLE, causes=(text, "Oil"), cited=(*cited, Citation("Oil", "c7", "of c7")))
+
+    rows = [flawed(0, citing("Needle broke", "c1")), flawed(1, citing("needle broke.", "c2", "c1"))]
+    said = reviewed(citing("Needle broke", "c3"), "hole", "Needle broke", "", "c9")
+    needle, oil = recurring_causes([*rows, flawed(2, said)])
+    assert (needle.text, needle.count, needle.case_ids) == ("Needle broke", 3, ("c9", "c1", "c2", "c3"))
+    assert needle.cited_ids == ("of c1", "of c2", "of c3")
+    assert (oil.count, oil.case_ids, oil.cited_ids) == (2, ("c7",), ("of c7",))
 
 
 def test_confirmed_causes_go_before_frequent_ones() -> None:

@@ -9,10 +9,13 @@ import pytest
 
 from service.errors import InvalidParameter
 from service.records.database import Database, open_database
+from service.records.entities import Caption, Record
 from service.records.report.data import UNLABELLED, Review
 from service.records.report.gather import gather
-from service.types import Decision, Severity
-from tests.unit.records.report.records import bad, record, region, say, write
+from service.records.rows import caption_row
+from service.records.schema import classifications
+from service.types import Citation, Decision, Severity
+from tests.unit.records.report.records import HOLE, STAIN, bad, record, region, say, write
 from tests.unit.records.report.rows import DAY, START
 
 
@@ -114,6 +117,25 @@ def test_causes_come_with_the_cases_of_their_reviews(database: Database) -> None
     (cause,) = gather(database, DAY).causes
     assert (cause.text, cause.count, cause.confirmed) == ("Needle broke", 3, 1)
     assert (cause.case_ids, cause.similar_ids) == ((case,), ("e" * 32,))
+
+
+def test_causes_come_with_the_cases_that_captions_cite(database: Database) -> None:
+    def cited(number: int) -> Record:
+        citation = Citation("Needle broke", f"c{number}", f"i{number}")
+        return replace(bad(number), caption=Caption(HOLE, (replace(HOLE, cited=(citation,)), STAIN)))
+
+    write(database, cited(1), cited(2), bad(3))
+    old = caption_row(f"{3:032x}", Caption(HOLE, (HOLE, STAIN)), START)
+    for words in old["regions"]:
+        del words["cited"], words["suggested_severity"]  # as records were before there were such
+    with database.writing() as connection:
+        connection.execute(
+            classifications.update()
+            .where(classifications.c.inspection_id == f"{3:032x}")
+            .values(regions=old["regions"])
+        )
+    (cause,) = gather(database, DAY).causes
+    assert (cause.count, cause.case_ids, cause.cited_ids) == (3, ("c1", "c2"), ("i1", "i2"))
 
 
 def test_more_inspections_than_can_be_held_are_refused(database: Database) -> None:

@@ -15,7 +15,7 @@ from service.records.report.data import Flaw, InspectionRow, Review
 from service.records.report.flaws import reviewed
 from service.records.report.html import apportion, report_html
 from service.records.report.summary import summarise
-from service.types import Decision, Severity
+from service.types import Citation, Decision, Severity
 from tests.unit.records.report.rows import DAY, a_day, flawed, no_picture, row
 
 VOID = {"meta", "img", "br"}
@@ -64,8 +64,10 @@ def page_of(rows: list[InspectionRow], picture: bytes | None = None, summary: st
 def test_the_page_is_well_formed_and_stands_alone(rows: list[InspectionRow], root: Path) -> None:
     text = page_of(rows, (root / "models/polka-dot/1/golden/1.png").read_bytes())
     page = Page(text)
-    assert not {"script", "link", "iframe", "object", "base", "form", "a"} & {tag for tag, _ in page.elements}
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.elements}
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in page.named("img"))
+    places = {f"#{attributes.get('id')}" for _, attributes in page.elements}
+    assert all(link["href"] in places for link in page.named("a"))
     assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"@import|url\(", text)
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
@@ -75,8 +77,9 @@ def test_every_text_is_escaped() -> None:
     review = Review("right", HOSTILE, HOSTILE, HOSTILE)
     flaw = Flaw((1, 1, 9, 9), 2.0, HOSTILE, Severity.MAJOR, HOSTILE, (HOSTILE,), HOSTILE, "llm", (HOSTILE,))
     flaw = reviewed(flaw, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
+    flaw = replace(flaw, cited=(Citation(HOSTILE, f"case {HOSTILE}", HOSTILE),))
     words = dict.fromkeys(("product", "lot", "serial", "station", "model", "sha256", "description"), HOSTILE)
-    rows = [flawed(at, flaw, review=review, **words) for at in range(3)]
+    rows = [flawed(at, flaw, review=review, id=f"{at}{HOSTILE}", **words) for at in range(3)]
     data = summarise(rows, replace(DAY, product=HOSTILE, lot=HOSTILE))
     text = report_html(data, no_picture, HOSTILE)
     assert "<script" not in text
@@ -109,6 +112,16 @@ def test_pictures_are_shown_where_they_are_kept(root: Path) -> None:
     kept = [flawed(0, flaw, sha256="a", picture_stored=True)]
     assert "picture not kept" in page_of(kept, b"not a picture")
     assert "picture not kept" in page_of(kept)
+
+
+def test_the_inspections_of_a_cause_lead_to_their_pictures() -> None:
+    flaw = Flaw((1, 1, 9, 9), 2.0, "hole", Severity.MAJOR, causes=("Oil",))
+    flaw = replace(flaw, cited=(Citation("Oil", "case-7", f"{0:032x}"), Citation("Oil", "case-8", "long ago")))
+    page = Page(page_of([flawed(at, flaw) for at in range(3)]))
+    shown = [f"inspection-{at:032x}" for at in range(3)]
+    assert [figure["id"] for figure in page.named("figure")] == shown
+    assert [link["href"] for link in page.named("a")] == [f"#{place}" for place in (shown[0], shown[0], shown[1])]
+    assert {"case-7", "case-8", "long ago"} <= {*page.words}
 
 
 def test_the_page_follows_from_the_rows_alone() -> None:
