@@ -63,7 +63,7 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure alone, stalled, and alone again, in one run."""
+    """Measure alone, then beside the hanging requests, in one run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--hanging", type=int, default=16)

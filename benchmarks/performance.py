@@ -121,7 +121,7 @@ def train(result: Row) -> str:
         "gflop_per_s": "GFLOP/s",
         "share_of_limit": "of the limit",
         "steps": "steps",
-        "minutes_in_all": "minutes in all",
+        "minutes_in_all": "minutes of steps",
     }
     limits = ", ".join(f"{name} {value:g}" for name, value in result["matrix_limit_gflop_per_s"].items())
     return (

@@ -36,7 +36,7 @@ from service.training.evaluate import find_test_images
 from service.training.features import FeatureBank
 from service.training.metrics import auroc
 from service.training.neighbours import choose_teacher
-from service.training.network import Detector
+from service.training.network import Detector, mixed_precision
 from service.training.penalty import PenaltyImages
 from service.training.recipes import Recipe, recipe_named
 from service.training.select import Selection, run_torch
@@ -106,7 +106,7 @@ class Reader:
         for image in material.tests:
             rgb = decode(image.path.read_bytes(), MAX_PIXELS)
             plan = plan_tiles(rgb.shape[1], rgb.shape[0], material.recipe, global_map=detector.autoencoder is not None)
-            with torch.autocast(detector.mean.device.type, torch.bfloat16):
+            with mixed_precision(detector.mean.device):
                 self.maps.append((run_torch(detector, prepare(rgb, plan)), plan))
 
     def without_quantiles(self) -> float:

@@ -36,7 +36,7 @@ from service.samples import KINDS, write_dataset
 from service.training.flaws import paint_flaw
 from service.training.metrics import auroc
 from service.training.neighbours import Bank
-from service.training.network import Pdn, normalise
+from service.training.network import Pdn, mixed_precision, normalise
 from service.training.pretrain import teacher_of
 from service.training.teacher import load_teacher
 
@@ -203,7 +203,7 @@ def teacher_named(spec: str) -> Features:
         network = load_teacher(spec).network
 
     def of_network(images: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(torch.device("cpu")):
             found: Tensor = network(normalise(images))
         return found
 

@@ -20,8 +20,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def multipart(data: bytes, media_type: str) -> tuple[bytes, str]:
 
 @contextlib.contextmanager
 def peer(name: str, python: str, bundle: Path, form: str) -> Iterator[tuple[int, int]]:
-    """A peer's server until the block ends; its port, and the number of its process group."""
+    """A peer's server until the block ends; its port, and its first process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [python, *(part.format(port=port) for part in COMMANDS[name])]
@@ -75,16 +74,28 @@ def peer(name: str, python: str, bundle: Path, form: str) -> Iterator[tuple[int,
 
 
 @contextlib.contextmanager
-def alone(name: str, stopped: Mapping[str, Callable[[int], None]]) -> Iterator[None]:
-    """All servers but `name` stand still until the block ends; `stopped` sends each a signal."""
-    others = [send for other, send in stopped.items() if other != name]
-    for send in others:
-        send(signal.SIGSTOP)
+def alone(name: str, servers: Mapping[str, int]) -> Iterator[None]:
+    """All servers but `name` stand still until the block ends, with all that they have started; `servers`: first processes."""
+    others = [pid for other, first in servers.items() if other != name for pid in family(first)]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        for send in others:
-            send(signal.SIGCONT)
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it and its children have started."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for known in found:  # grows while it is read
+        found += [child for child, parent in parents.items() if parent == known]
+    return found
 
 
 def until_it_answers(target: Target) -> None:
@@ -138,15 +149,14 @@ def main() -> None:
     as_json = {"LitServe": json.dumps({"image": text}).encode(), "BentoML": json.dumps({"images": [text]}).encode()}
     with contextlib.ExitStack() as stack:
         targets: dict[str, Target] = {}
-        signals: dict[str, Callable[[int], None]] = {}
+        servers: dict[str, int] = {}
         for name, precision in (("Flawscribe", options.form), (_AS_SHIPPED, "auto")):
             own = {"model": folder.parent.name, "precision": precision, "queue_windows": 256, "store": "none"}
             server = stack.enter_context(serving(folder.parents[1], **own))
             targets[name] = Target(f"{server.url}/detect?version={folder.name}", body, kind)
-            signals[name] = partial(os.kill, server.pid)
+            servers[name] = server.pid
         for name in COMMANDS:
-            port, group = stack.enter_context(peer(name, options.python, folder, options.form))
-            signals[name] = partial(os.killpg, group)
+            port, servers[name] = stack.enter_context(peer(name, options.python, folder, options.form))
             form, sent = (as_json[name], "application/json") if name in as_json else (body, kind)
             targets[name] = Target(f"http://127.0.0.1:{port}/detect", form, sent)
         scores = {}
@@ -160,7 +170,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for clients in options.clients:
                 for name, target in targets.items():
-                    with alone(name, signals):
+                    with alone(name, servers):
                         found = closed(target, clients, options.seconds)
                     samples.setdefault((name, clients), []).extend(found)
                     good = sorted(each.ended for each in found if each.status == 200)
