@@ -32,8 +32,9 @@ class Metrics:
             buckets=around,
             registry=registry,
         )
-        self.budget_seconds = Gauge("flawscribe_budget_seconds", "Latency budget of one window", registry=registry)
-        self.budget_seconds.set(budget_s)
+        self.budget_seconds = Gauge(
+            "flawscribe_budget_seconds", "Latency budget of one window", ["model"], registry=registry
+        )
         self.budget_exceeded = Counter(
             "flawscribe_budget_exceeded", "Pictures slower than budget x windows", ["model"], registry=registry
         )

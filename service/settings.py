@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         "auto", description="Form of the model; `auto`: the fastest that the bundle has for the provider."
     )
     threads: int = Field(0, ge=0, description="Threads of the network on CPU; 0: as many as the cgroup allows.")
+    gpu_memory_mb: float | None = Field(
+        None,
+        gt=0,
+        description="GPU memory that a model may take, in MiB; unset: what it needs, as long as there is any.",
+    )
     decode_threads: int = Field(0, ge=0, description="Threads that decode and prepare pictures; 0: one per core.")
     budget_ms: float | None = Field(
         None, gt=0, description="Latency budget per window; unset: 2 on CUDA, 1.25 x the bundle's own on CPU."

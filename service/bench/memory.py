@@ -84,7 +84,7 @@ def bundles(folder: Path, settings: Settings, count: int, *, seconds: float = 20
     """
     if count < 2:
         raise BadRequest("--bundles must be at least 2")
-    bundle = load_bundle(folder, EngineOptions(settings.precision, settings.provider, settings.threads))
+    bundle = load_bundle(folder, EngineOptions.of(settings))
     shown, expected = pictures(bundle, None)[-1], bundle.resident_bytes
     own = {"model": "m0", "precision": settings.precision, "threads": settings.threads, "deadline_ms": _LONGEST_MS}
     own["queue_windows"] = MOST_WINDOWS  # a flood that asks again at once after each refusal would be measured instead

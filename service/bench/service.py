@@ -81,7 +81,7 @@ def measure(
     `seconds` of load for each number of clients (over `rounds` turns) and each rate of arrivals.
     Raises BundleRefused, NotReady, BadRequest.
     """
-    bundle = load_bundle(folder, EngineOptions(settings.precision, settings.provider, settings.threads))
+    bundle = load_bundle(folder, EngineOptions.of(settings))
     bundle.session.warm_up()
     shown = pictures(bundle, picture)
 

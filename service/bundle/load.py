@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from service.bundle.layout import LAYOUT_FILE, read_layout
 from service.bundle.manifest import FORM_FILES, Form, FormName, Manifest
+from service.bundle.roi import ROI_FILE, read_roi
 from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
 from service.decision.scale import picture_map
 from service.engine.session import Provider, Session, has_cuda, has_openvino, open_session
 from service.errors import BundleRefused, NotReady
 from service.image.decode import decode, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
+from service.settings import Settings
 from service.types import AnomalyMap, Layout, LocalScale, ModelIdentity, Thresholds, TilePlan
 
 log = logging.getLogger("flawscribe.bundle")
@@ -31,15 +33,26 @@ _FORMS_ON: dict[str, tuple[FormName, ...]] = {  # what a provider serves, the be
 _RESIDENT, _RESIDENT_OPENVINO = 3.3, 27.0
 # bytes: buffers of a small network are as large as those of others, and maps and features are compiled twice each
 _LEAST_OPENVINO = 240_000_000
+_CUDA_BUDGET_S = 0.002
+_CPU_MARGIN = 1.25  # a CPU's budget over the network time measured when the bundle was trained
+_UNKNOWN_CPU_BUDGET_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How networks are run: form wanted, provider wanted, CPU threads (0: as many as allowed)."""
+    """How networks are run: form wanted, provider wanted, CPU threads (0: as many as allowed), bytes that each may take on
+    a GPU (None: all there are)."""
 
     precision: Precision = "auto"
     provider: Provider = "auto"
     threads: int = 0
+    gpu_memory: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> EngineOptions:
+        """As the service is set up."""
+        limit = None if settings.gpu_memory_mb is None else int(settings.gpu_memory_mb * 2**20)
+        return cls(settings.precision, settings.provider, settings.threads, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,11 @@ class Bundle:
     def form(self) -> Form:
         """Thresholds and calibration of the form in use."""
         return self.manifest.forms[self.form_name]
+
+    @property
+    def budget_s(self) -> float:
+        """Latency budget of one window where none is set, in seconds."""
+        return _budget_s(self.form, self.session.provider)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -136,12 +154,12 @@ def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundl
     """
     verified = verify(folder)
     manifest = verified.manifest
-    roi = decode(verified.files["roi.png"], MAX_PIXELS)[..., 0] > 127 if manifest.roi else None
+    roi = read_roi(verified.files[ROI_FILE]) if manifest.roi else None
     layout = read_layout(verified.files[LAYOUT_FILE], 1 + manifest.network.global_map) if manifest.layout else None
     failures = []
     for name, provider in _ways_to_try(manifest, options):
         try:
-            bundle = _open(verified, name, provider, options.threads, roi, layout)
+            bundle = _open(verified, name, provider, options, roi, layout)
         except BundleRefused as error:
             failures.append(f"form {name}: {error.detail}")
             continue
@@ -174,22 +192,31 @@ def _ways_to_try(manifest: Manifest, options: EngineOptions) -> list[tuple[FormN
     return ways
 
 
-def open_provider() -> str:
-    """What `auto` means here: `cuda` where an NVIDIA driver is there, else `cpu`."""
-    return "cuda" if has_cuda() else "cpu"
+def expected_budget_s(manifest: Manifest | None, options: EngineOptions) -> float:
+    """Latency budget of one window where none is set, in seconds: of the form that is tried first here, before it is loaded;
+    without a manifest of what is known of the provider alone."""
+    if manifest is not None and (ways := _ways_to_try(manifest, options)):
+        name, provider = ways[0]
+        return _budget_s(manifest.forms[name], provider)
+    on_gpu = has_cuda() if options.provider == "auto" else options.provider == "cuda"
+    return _CUDA_BUDGET_S if on_gpu else _UNKNOWN_CPU_BUDGET_S
+
+
+def _budget_s(form: Form, provider: str) -> float:
+    return _CUDA_BUDGET_S if provider == "cuda" else _CPU_MARGIN * form.network_ms_per_window / 1000
 
 
 def _open(
     verified: VerifiedFolder,
     name: FormName,
     provider: Provider,
-    threads: int,
+    options: EngineOptions,
     roi: NDArray[np.bool_] | None,
     layout: Layout | None,
 ) -> Bundle:
     manifest = verified.manifest
     data = verified.files[manifest.forms[name].file]
-    session = open_session(data, form=name, provider=provider, threads=threads)
+    session = open_session(data, form=name, provider=provider, threads=options.threads, gpu_memory=options.gpu_memory)
     pictures = ("reference.png", *manifest.references)
     references = tuple(decode(verified.files[file], MAX_PIXELS) for file in pictures if file in verified.files)
     return Bundle(verified.folder, manifest, session, name, roi, references, len(data), layout)

@@ -90,7 +90,7 @@ class Form(_Part):
     reject_rule: ThresholdRule
     calibration_scores: tuple[float, ...]  # ascending, one a held-out normal part (its highest)
     parity: Parity
-    network_ms_per_window: float = Field(gt=0)  # median at batch 1 on the machine that trained it
+    network_ms_per_window: float = Field(gt=0)  # median at batch 1 on the CPU of the machine that trained it
     machine: str
 
     @model_validator(mode="after")

@@ -15,13 +15,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.bundle.load import Bundle, EngineOptions, Precision, golden_failure, load_bundle, open_provider
+from service.bundle.load import Bundle, EngineOptions, Precision, expected_budget_s, golden_failure, load_bundle
 from service.bundle.manifest import NAME_PATTERN, Manifest
 from service.bundle.verify import read_manifest
 from service.engine.session import return_memory
 from service.errors import BundleRefused, NoSuchModel
 
-__all__ = ["Bundle", "EngineOptions", "Precision", "Store", "golden_failure", "load_bundle", "open_provider"]
+__all__ = ["Bundle", "EngineOptions", "Precision", "Store", "expected_budget_s", "golden_failure", "load_bundle"]
 
 log = logging.getLogger("flawscribe.bundle")
 _ACTIVE = (

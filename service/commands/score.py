@@ -92,7 +92,7 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def _load(bundle: Path | None, model: str | None, settings: Settings) -> Bundle:
-    options = EngineOptions(settings.precision, settings.provider, settings.threads)
+    options = EngineOptions.of(settings)
     if bundle is not None and model is not None:
         raise BadRequest("give --bundle or --model, not both")
     if bundle is not None:

@@ -33,7 +33,7 @@ _UNKNOWN_S = 0.1  # of a window before the first batch
 
 
 class Runner(Protocol):
-    """What the batcher drives: a network session."""
+    """What the batcher drives: a network session. Its ladder is looked at anew for every batch: it may lose rungs."""
 
     @property
     def ladder(self) -> tuple[int, ...]: ...

@@ -60,8 +60,8 @@ class Session(ABC):
 
     def warm_up(self) -> None:
         """Run every rung that has not run yet, so that no request pays for the first use of a shape."""
-        for rung in set(self.ladder) - self._seen:
-            self.run(np.zeros((rung, WINDOW, WINDOW, 3), np.uint8))
+        while cold := set(self.ladder) - self._seen:  # the largest first: one that fails leaves a ladder without it
+            self.run(np.zeros((max(cold), WINDOW, WINDOW, 3), np.uint8))
 
     def _rung(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
         """The outputs of those `names` for at most the largest rung's windows."""
@@ -78,18 +78,25 @@ class Session(ABC):
 
 
 def open_session(
-    model: bytes, *, form: str, provider: Provider = "auto", threads: int = 0, ladder: Sequence[int] | None = None
+    model: bytes,
+    *,
+    form: str,
+    provider: Provider = "auto",
+    threads: int = 0,
+    ladder: Sequence[int] | None = None,
+    gpu_memory: int | None = None,
 ) -> Session:
     """Load a verified network from its bytes.
 
     `auto` takes OpenVINO for the forms that were calibrated in it, else CUDA where it works, else the CPU. `threads`: of
-    one run on the CPU, 0 for the cgroup's share. Raises NotReady when the asked provider is not there, or ONNX Runtime
-    fell back silently; BundleRefused when the network cannot be loaded, or not in that form.
+    one run on the CPU, 0 for the cgroup's share. `gpu_memory`: bytes that it may take on CUDA, None for all there is.
+    Raises NotReady when the asked provider is not there, or ONNX Runtime fell back silently; BundleRefused when the network
+    cannot be loaded, or not in that form.
     """
     if provider == "cuda" or (provider == "auto" and form not in OPENVINO_FORMS and has_cuda()):
         from service.engine.onnx_runtime import open_onnx_runtime  # noqa: PLC0415 - see above
 
-        on_gpu = open_onnx_runtime(model, form, "cuda", threads, ladder or CUDA_LADDER)
+        on_gpu = open_onnx_runtime(model, form, "cuda", threads, ladder or CUDA_LADDER, gpu_memory)
         if on_gpu is not None:
             return on_gpu
     if provider == "cuda":

@@ -336,7 +336,7 @@ def test_metrics_count_what_was_asked(service: Service) -> None:
         4,
         1,
     ]  # the lower two of four tiles lie in one window; one more is the shrunk whole; a CPU takes one at a time
-    assert value("flawscribe_budget_seconds") == pytest.approx(0.00625)
+    assert value('flawscribe_budget_seconds{model="probe"}') == pytest.approx(0.00625)
     assert value("flawscribe_queue_images") == 0
     assert 'flawscribe_model_info{model="probe",precision="float32",provider="cpu",version="1"}' in (
         service.client.get("/metrics").text

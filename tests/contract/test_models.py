@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.api.access import SCOPES, create_key
 from tests.contract.serving import Gate, Service, running, wait_until
 from tests.networks import OPEN_GATE, grey_picture, png, write_bundle
 
@@ -89,6 +90,44 @@ def test_wrong_names_versions_and_parameters(two: Service) -> None:
     assert client.post("/models/probe/activate", content=b" " * 2000).status_code == 413
     assert client.get("/models", params={"nmae": "probe"}).status_code == 422
     assert client.get("/models/nothing").status_code == 404
+
+
+def test_a_versions_report_is_a_page_that_stands_alone(two: Service) -> None:
+    (told, _) = two.client.get("/models/probe").json()["versions"]
+    assert told["report"] == "/models/probe/versions/1/report"
+    report = two.client.get(told["report"])
+    assert (report.status_code, report.text) == (200, "<html></html>")
+    assert report.headers["content-type"] == "text/html; charset=utf-8"
+    for header in ("content-security-policy", "x-content-type-options"):
+        assert report.headers[header] == two.client.get("/reports?format=html").headers[header]
+
+
+def test_a_report_that_is_not_there_is_said_so(two: Service) -> None:
+    folder = two.state.store.models_dir / "probe" / "2"
+    document = json.loads((folder / "manifest.json").read_text())
+    del document["files"]["report.html"]
+    (folder / "manifest.json").write_text(json.dumps(document))
+    (folder / "report.html").unlink()
+    assert [each["report"] is None for each in two.client.get("/models/probe").json()["versions"]] == [False, True]
+    for version, kind, words in ((2, "no-such-report", "without a report"), (7, "no-such-model", "there are: 1, 2")):
+        refused = two.client.get(f"/models/probe/versions/{version}/report")
+        assert (refused.status_code, refused.json()["type"]) == (404, f"/problems/{kind}")
+        assert words in refused.json()["detail"]
+    assert two.client.get("/models/nothing/versions/1/report").status_code == 404
+    assert two.client.get("/models/..%2Fprobe/versions/1/report").status_code == 404
+    assert two.client.get("/models/probe/versions/x/report").status_code == 422
+    assert two.client.get("/models/probe/versions/1/report?x=1").status_code == 422
+
+
+def test_who_may_see_the_models_may_read_what_they_learned(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    keys = tmp_path / "keys.json"
+    secrets = {scope: create_key(keys, (scope,))[1] for scope in SCOPES}
+    with running(tmp_path / "models", keys_file=keys) as service:
+        for path in ("/models", "/models/probe", "/models/probe/versions/1/report"):
+            assert service.client.get(path).status_code == 401
+            for secret in secrets.values():
+                assert service.client.get(path, headers={"x-api-key": secret}).status_code == 200
 
 
 def test_one_of_several_models_must_be_named(tmp_path: Path) -> None:

@@ -34,14 +34,14 @@ def panels() -> list[dict[str, Any]]:
 
 def expressions() -> list[tuple[str, str]]:
     """Title and expression of every query, with the variables filled in."""
-    filled = []
-    for panel in panels():
-        for target in panel["targets"]:
-            expression = target["expr"]
-            for name, value in VARIABLES.items():
-                expression = expression.replace(name, value)
-            filled.append((panel["title"], expression))
-    return filled
+    return [(panel["title"], filled(target["expr"])) for panel in panels() for target in panel["targets"]]
+
+
+def filled(expression: str) -> str:
+    """The expression with the variables filled in."""
+    for name, value in VARIABLES.items():
+        expression = expression.replace(name, value)
+    return expression
 
 
 @pytest.fixture
@@ -91,9 +91,20 @@ def test_no_panel_is_empty_and_none_errs(service: Service) -> None:
         with running_prometheus(service.url.removeprefix("http://")) as prometheus, Load(service.url):
             do_what_is_done_seldom(service)
             missing = wait_for_numbers(prometheus, seconds=60)
+            budgets = [float(prometheus.ask(query)[0]["value"][1]) for query in budget_lines()]
     except NoPrometheus as reason:
         pytest.skip(str(reason))
     assert not missing
+    assert budgets == pytest.approx([0.00625, 0.00625])  # pictures of one window: a picture's is a window's
+
+
+def budget_lines() -> list[str]:
+    """What draws the budget of a picture and that of a window."""
+    asked = {
+        (panel["title"], target["legendFormat"]): target["expr"] for panel in panels() for target in panel["targets"]
+    }
+    lines = asked["Time by stage", "budget"], asked["Network time of a window", "{{model}} budget"]
+    return [filled(line) for line in lines]
 
 
 def do_what_is_done_seldom(service: Service) -> None:

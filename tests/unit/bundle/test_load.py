@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.bundle.load import EngineOptions, load_bundle, score_agrees
+from service.bundle import load as load_module
+from service.bundle.load import EngineOptions, expected_budget_s, load_bundle, score_agrees
+from service.bundle.verify import read_manifest
 from service.errors import BundleRefused, NotReady
+from service.settings import load_settings
 from service.types import Layout
 from tests.networks import POISON, darkness_network, grey_picture, png, write_bundle
 from tests.unit.bundle.editing import edit_manifest, edit_network, replace_file
@@ -175,3 +180,47 @@ def test_the_manifest_on_disk_is_what_is_used(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path)
     edit_manifest(folder, lambda document: document["forms"]["float32"].update(reject_threshold=0.77))
     assert load_bundle(folder, CPU).thresholds.reject == json.loads("0.77")
+
+
+def test_the_settings_say_how_networks_are_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert EngineOptions.of(load_settings()).gpu_memory is None
+    for name, value in (("PRECISION", "float32"), ("PROVIDER", "cpu"), ("THREADS", "1"), ("GPU_MEMORY_MB", "512")):
+        monkeypatch.setenv(f"FLAWSCRIBE_{name}", value)
+    options = EngineOptions.of(load_settings())
+    assert options == EngineOptions("float32", "cpu", 1, 512 * 2**20)
+    asked: dict[str, Any] = {}
+
+    def opening(data: bytes, **how: Any) -> Any:
+        asked.update(how)
+        return opened(data, **how)
+
+    opened = load_module.open_session
+    monkeypatch.setattr(load_module, "open_session", opening)
+    load_bundle(write_bundle(tmp_path), options)
+    assert asked == {"form": "float32", "provider": "cpu", "threads": 1, "gpu_memory": 512 * 2**20}
+
+
+def test_a_window_s_budget_is_of_the_form_in_use_on_a_cpu_and_the_same_for_all_on_cuda(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, int8_gain=1.0)
+    edit_manifest(folder, lambda document: document["forms"]["int8"].update(network_ms_per_window=2.0))
+    assert load_bundle(folder, CPU).budget_s == pytest.approx(0.0025)
+    plain = load_bundle(folder, EngineOptions("float32", "cpu"))
+    assert plain.budget_s == pytest.approx(0.00625)
+    on_gpu: Any = SimpleNamespace(provider="cuda")
+    assert replace(plain, session=on_gpu).budget_s == 0.002
+
+
+def test_before_loading_the_budget_is_of_the_form_that_is_tried_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_bundle(tmp_path, int8_gain=1.0)
+    edit_manifest(folder, lambda document: document["forms"]["int8"].update(network_ms_per_window=2.0))
+    manifest = read_manifest(folder)
+    assert expected_budget_s(manifest, CPU) == pytest.approx(0.0025)
+    assert expected_budget_s(manifest, EngineOptions("float32", "cpu")) == pytest.approx(0.00625)
+    assert expected_budget_s(manifest, EngineOptions(provider="cuda")) == 0.002
+    assert expected_budget_s(None, CPU) == 0.25
+    assert expected_budget_s(None, EngineOptions(provider="cuda")) == 0.002
+    for there, expected in ((True, 0.002), (False, 0.25)):
+        monkeypatch.setattr(load_module, "has_cuda", lambda there=there: there)
+        assert expected_budget_s(None, EngineOptions()) == expected

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import onnxruntime
 import pytest
 
 from service.engine import onnx_runtime as runtime_module
+from service.engine.batcher import Batcher
 from service.engine.session import (
     CPU_LADDER,
     CUDA_LADDER,
@@ -20,9 +23,14 @@ from service.engine.session import (
     open_session,
     return_memory,
 )
-from service.errors import BundleRefused, NotReady
+from service.errors import BundleRefused, NetworkFailure, NotReady
 from tests.networks import POISON, darkness_network
 
+ARENA = (
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Status Message: "
+    "bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate memory for requested "
+    "buffer of size 8388608"
+)
 WINDOWS = np.random.default_rng(0).integers(0, 256, (9, 256, 256, 3), dtype=np.uint8)
 
 
@@ -193,7 +201,8 @@ def test_without_a_cgroup_cores_are_the_affinity_s(monkeypatch: pytest.MonkeyPat
 
 
 class FakeBinding:
-    def __init__(self) -> None:
+    def __init__(self, session: Any) -> None:
+        self.session = session  # as ONNX Runtime's does
         self.names: list[str] = []
 
     def bind_cpu_input(self, name: str, windows: np.ndarray) -> None:
@@ -208,13 +217,21 @@ class FakeBinding:
 
 
 class FakeRuntime:
-    """ONNX Runtime on a machine with a GPU; `gives` is the provider that sessions end up with."""
+    """ONNX Runtime on a machine with a GPU; `gives` is the provider that sessions end up with.
+
+    The GPU holds `room` windows; a session that was given more says `words`, and goes on failing whatever it is given.
+    """
 
     def __init__(self, gives: str) -> None:
         self.gives = gives
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.preloaded = 0
         self.breaks = ""
+        self.room = 32
+        self.words = ARENA
+        self.batches: list[int] = []
+        self.made: list[weakref.ref[Any]] = []
+        self.alive: list[int] = []  # sessions there were when one was made
         self.SessionOptions = onnxruntime.SessionOptions
 
     def get_available_providers(self) -> list[str]:
@@ -225,11 +242,14 @@ class FakeRuntime:
 
     def InferenceSession(self, model: bytes, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:  # noqa: N802
         self.asked += providers
+        self.alive.append(sum(made() is not None for made in self.made))
         if providers[0][0] == self.breaks:
             raise RuntimeError("CUDA driver version is insufficient")
-        asked, gives = providers[0][0], self.gives
+        asked, gives, runtime = providers[0][0], self.gives, self
 
         class FakeSession:
+            broken = False
+
             def get_providers(self) -> list[str]:
                 return [asked if asked == "CPUExecutionProvider" else gives]
 
@@ -237,13 +257,17 @@ class FakeRuntime:
                 return list(onnx.load_model_from_string(model).graph.output)
 
             def io_binding(self) -> FakeBinding:
-                return FakeBinding()
+                return FakeBinding(self)
 
             def run_with_iobinding(self, binding: FakeBinding) -> None:
-                batches.append(len(binding.windows))
+                runtime.batches.append(len(binding.windows))
+                if self.broken or len(binding.windows) > runtime.room:
+                    self.broken = True
+                    raise RuntimeError(runtime.words)
 
-        batches = self.batches = []
-        return FakeSession()
+        session = FakeSession()
+        self.made.append(weakref.ref(session))
+        return session
 
 
 @pytest.fixture
@@ -304,3 +328,115 @@ def test_cuda_without_a_driver_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "name", "posix")
     with pytest.raises(NotReady, match="is there a GPU"):
         opened(provider="cuda")
+
+
+def test_a_gpu_s_memory_is_bounded_when_asked_for(gpu: FakeRuntime) -> None:
+    opened(provider="cuda")
+    opened(provider="cuda", gpu_memory=2**30)
+    assert [settings.get("gpu_mem_limit") for _, settings in gpu.asked] == [None, "1073741824"]
+
+
+def test_float32_is_not_rounded_to_ten_bits(gpu: FakeRuntime) -> None:
+    for form in ("float32", "fp16"):
+        open_session(darkness_network(), form=form, provider="cuda")
+    assert [settings.get("use_tf32") for _, settings in gpu.asked] == ["0", None]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ARENA,
+        "Available memory of 0 is smaller than requested bytes of 64",
+        "CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc((void**)&p, size);",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0 ; expr=cublasCreate(&cublas_handle_);",
+        "CUDNN failure 4001: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0",
+        "CUDA_ERROR_OUT_OF_MEMORY",
+    ],
+)
+def test_what_a_gpu_s_memory_does_not_hold_is_run_in_smaller_rungs(
+    gpu: FakeRuntime, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = opened(provider="cuda")
+    gpu.room, gpu.words = 5, words
+    assert session.run(WINDOWS).structural.shape == (9, 56, 56)
+    assert gpu.batches == [16, 8, 4, 4, 1]
+    assert session.ladder == (1, 2, 4)
+    assert len(gpu.made) == 3  # a broken one is given no further window
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.partition(":")[0] for text in told] == [
+        f"GPU memory does not suffice for {rung} windows at once" for rung in (16, 8)
+    ]
+    assert session.run(WINDOWS[:5]).structural.shape == (5, 56, 56)
+    assert len(gpu.made) == 3
+
+
+def test_a_broken_session_is_gone_before_another_is_made(gpu: FakeRuntime) -> None:
+    session = opened(provider="cuda")
+    gpu.room = 5
+    session.run(WINDOWS)
+    assert gpu.alive == [0, 0, 0]
+
+
+def test_when_not_even_one_window_fits_the_run_fails_and_the_next_has_a_new_session(gpu: FakeRuntime) -> None:
+    session = opened(provider="cuda")
+    gpu.room = 0
+    with pytest.raises(RuntimeError, match="BFCArena"):
+        session.run(WINDOWS[:3])
+    assert session.ladder == (1,)
+    gpu.room = 1
+    assert session.run(WINDOWS[:3]).structural.shape == (3, 56, 56)
+
+
+def test_a_ladder_without_a_rung_of_one_gets_it(gpu: FakeRuntime) -> None:
+    session = opened(provider="cuda", ladder=(8,))
+    gpu.room = 5
+    assert session.run(WINDOWS[:2]).structural.shape == (2, 56, 56)
+    assert session.ladder == (1,)
+
+
+def test_other_failures_of_a_gpu_cost_no_rung(gpu: FakeRuntime) -> None:
+    session = opened(provider="cuda")
+    gpu.room, gpu.words = 5, "CUDA failure 700: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="illegal"):
+        session.run(WINDOWS)
+    assert session.ladder == CUDA_LADDER
+    assert len(gpu.made) == 1
+
+
+def test_a_network_that_cannot_be_loaded_again_is_tried_again_with_the_next_windows(gpu: FakeRuntime) -> None:
+    session = opened(provider="cuda")
+    gpu.room, gpu.breaks = 5, "CUDAExecutionProvider"
+    for _ in range(2):
+        with pytest.raises(NetworkFailure) as failure:
+            session.run(WINDOWS)
+        assert failure.value.retry_after
+    gpu.breaks = ""
+    assert session.run(WINDOWS).structural.shape == (9, 56, 56)
+    assert session.ladder == (1, 2, 4)
+
+
+def test_warming_up_leaves_the_rungs_that_a_gpu_s_memory_holds(gpu: FakeRuntime) -> None:
+    session = opened(provider="cuda")
+    gpu.room = 8
+    session.warm_up()
+    assert session.ladder == (1, 2, 4, 8)
+    assert gpu.batches == [32, 16, 8, 8, 8, 8, 4, 2, 1]  # the session that stays has run them all
+    gpu.batches.clear()
+    gpu.room = 2
+    session.run(WINDOWS[:4])
+    session.warm_up()
+    assert gpu.batches == [4, 2, 2, 1]  # what another session has run is cold in this one
+
+
+def test_the_batcher_takes_no_more_than_a_gpu_s_memory_holds(gpu: FakeRuntime) -> None:
+    session = opened(provider="cuda")
+    gpu.room = 5
+    taken: list[int] = []
+    batcher = Batcher(None, lambda runner, pictures, windows, seconds: taken.append(windows))
+    try:
+        for _ in range(2):
+            answer = asyncio.run(batcher.submit(session, WINDOWS, float("inf")))
+            assert len(answer.maps.structural) == 9
+    finally:
+        batcher.close()
+    assert taken == [9, 4, 4, 1]
