@@ -110,7 +110,7 @@ def test_the_bundled_model_answers_as_the_readme_shows(root: Path) -> None:
     text = (root / "README.md").read_text()
     assert text.count(PART) == 3
     shown = json.loads(text.split("```json\n")[1].split("```")[0])
-    answer, overlay = ask()
+    answer, overlay, worded = ask()
     (told,), (given,) = shown["results"], answer["results"]
     assert set(told) == set(given)
     assert set(told["regions"][0]) == set(given["regions"][0])
@@ -118,6 +118,14 @@ def test_the_bundled_model_answers_as_the_readme_shows(root: Path) -> None:
     assert (told["image"]["width"], told["image"]["height"]) == (given["image"]["width"], given["image"]["height"])
     assert shown["model"]["name"] == answer["model"]["name"]
     assert overlay.startswith(b"\x89PNG")
+    quick = json.loads((root / "docs" / "quick-start.md").read_text().split("```json\n")[1].split("```")[0])
+    (words,), (said,) = quick["results"], worded["results"]
+    assert words["classification"].items() <= said["classification"].items()
+    precision = answer["model"]["precision"]
+    for page, shown_result, fresh in ((shown, told, given), (quick, words, said)):
+        if page["model"]["precision"] == precision:  # another processor may serve another form, with limits of its own
+            assert shown_result["threshold"] == pytest.approx(fresh["threshold"], abs=1e-4)
+            assert shown_result["anomaly_score"] == pytest.approx(fresh["anomaly_score"], rel=0.02)
 
 
 def test_serving_needs_no_torch() -> None:

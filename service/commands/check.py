@@ -9,12 +9,12 @@ import typer
 
 from service.bundle.store import EngineOptions, load_bundle
 from service.bundle.verify import verify
-from service.engine.session import OPENVINO_FORMS, has_openvino
+from service.engine.session import OPENVINO_FORMS, Provider, has_cuda, has_openvino
 from service.errors import BundleRefused, NotReady
 
 
 def check(bundle: Annotated[Path, typer.Argument(help="A bundle's folder, models/NAME/VERSION.")]) -> None:
-    """Verify a bundle from outside: manifest, checksums, networks, and golden pictures of every form.
+    """Verify a bundle from outside: manifest, checksums, networks, and golden pictures of every form that can run here.
 
     Example: flawscribe check models/polka-dot/1
     """
@@ -22,21 +22,32 @@ def check(bundle: Annotated[Path, typer.Argument(help="A bundle's folder, models
     typer.echo(f"{manifest.name} {manifest.version}: manifest, {len(manifest.files)} checksums and networks are sound")
     missed = []
     for name in manifest.forms:
-        if name == "fp16":
-            continue  # a GPU form; it is checked where it is loaded
-        if name in OPENVINO_FORMS and not has_openvino():
-            typer.echo(f"form {name}: not checked, OpenVINO is not installed (pip install 'flawscribe[openvino]')")
+        provider: Provider = "cuda" if name == "fp16" else "openvino" if name in OPENVINO_FORMS else "cpu"
+        if (missing := _missing(provider)) is not None:
+            typer.echo(f"form {name}: not checked, {missing}")
             continue
         try:
-            loaded = load_bundle(bundle, EngineOptions(name, "openvino" if name in OPENVINO_FORMS else "cpu"))
+            loaded = load_bundle(bundle, EngineOptions(name, provider))
             met, why = loaded.form_name == name, ""  # the log has said why it fell back to another
         except (BundleRefused, NotReady) as error:
+            if provider == "cuda" and isinstance(error, NotReady):  # a driver, without what ONNX Runtime needs of CUDA
+                typer.echo(f"form {name}: not checked, {error.detail}")
+                continue
             met, why = False, f": {error.detail}"
         typer.echo(f"form {name}: {'meets' if met else 'MISSES'} its golden pictures on this machine{why}")
         if not met:
             missed.append(name)
     if missed:
         raise BundleRefused(f"{bundle}: golden pictures are missed on this machine by {', '.join(missed)}")
+
+
+def _missing(provider: Provider) -> str | None:
+    """What a form of this provider lacks here; None where it can be tried."""
+    if provider == "cuda" and not has_cuda():
+        return "it is served by GPUs, and there is none here"
+    if provider == "openvino" and not has_openvino():
+        return "OpenVINO is not installed (pip install 'flawscribe[openvino]')"
+    return None
 
 
 def register(app: typer.Typer) -> None:

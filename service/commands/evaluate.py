@@ -23,14 +23,15 @@ def evaluate(
         Path | None, typer.Option("--html", callback=writable, help="Write a page with the worst mistakes here.")
     ] = None,
 ) -> None:
-    """Measure a bundle on labelled pictures: AUROC, AU-PRO, overkill and escape at its own threshold.
+    """Measure a bundle on labelled pictures: AUROC, AU-PRO, overkill and escape at its own threshold, and how many pictures
+    its quality gate would not have judged.
 
     Example: flawscribe evaluate models/polka-dot/1 /tmp/fabric --html fabric.html
     """
     from service.training import evaluate as figures  # noqa: PLC0415 - needs no torch, but only this command needs it
 
     settings = load_settings()
-    options = EngineOptions(settings.precision, settings.provider, settings.threads)
+    options = EngineOptions.of(settings)
     loaded = load_bundle(bundle, options)
     images = figures.find_test_images(dataset)
     scored = figures.score_all(loaded, images, lambda done, total: count(done, total, f"{done}/{total} pictures"))
@@ -39,7 +40,9 @@ def evaluate(
     if json_file is not None:
         json_file.write_text(text)
     if html_file is not None:
-        html_file.write_text(figures.to_html(result, loaded, figures.worst(scored)))
+        html_file.write_text(figures.to_html(result, loaded, scored))
+    for line in figures.to_text(scored):
+        typer.echo(line, err=True)
     typer.echo(text, nl=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,13 @@ def require_torch() -> None:
     """Raises BadRequest when the training extra is not installed."""
     if find_spec("torch") is None:
         raise BadRequest("training needs PyTorch: `make dev` in the checkout, or pip install 'flawscribe[train]'")
+
+
+def _above_zero(param: typer.CallbackParam, value: float | None) -> float | None:
+    """Callback of an option for a length or a scale. Raises BadRequest unless it is above 0 and finite."""
+    if value is not None and not 0 < value < math.inf:
+        raise BadRequest(f"{param.opts[0]} must be above 0 and finite, not {value:g}")
+    return value
 
 
 def train(
@@ -73,9 +81,13 @@ def train(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Picture that is white where parts are looked at."),
     ] = None,
-    min_flaw_px: Annotated[float | None, typer.Option(min=1, help="Smallest flaw that counts, in picture px.")] = None,
-    min_flaw_mm: Annotated[float | None, typer.Option(min=0, help="The same in mm; needs --mm-per-pixel.")] = None,
-    mm_per_pixel: Annotated[float | None, typer.Option(min=0, help="Scale of the pictures.")] = None,
+    min_flaw_px: Annotated[
+        float | None, typer.Option(min=1, callback=_above_zero, help="Smallest flaw that counts, in picture px.")
+    ] = None,
+    min_flaw_mm: Annotated[
+        float | None, typer.Option(callback=_above_zero, help="The same in mm; needs --mm-per-pixel.")
+    ] = None,
+    mm_per_pixel: Annotated[float | None, typer.Option(callback=_above_zero, help="Scale of the pictures.")] = None,
     false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.01,
     models_dir: Annotated[Path | None, typer.Option(help="Folder of bundles.")] = None,
     runs_dir: Annotated[Path, typer.Option(help="Folder of checkpoints; a killed training goes on from there.")] = Path(
@@ -122,7 +134,7 @@ def train(
     if not 0 < false_reject_rate < 0.5:
         raise BadRequest(f"--false-reject-rate {false_reject_rate}: must lie between 0 and 0.5")
     if min_flaw_mm is not None:
-        if not mm_per_pixel:
+        if mm_per_pixel is None:
             raise BadRequest("--min-flaw-mm needs --mm-per-pixel")
         min_flaw_px = min_flaw_mm / mm_per_pixel
     settings = BuildSettings(

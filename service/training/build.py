@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,21 @@ from service.bundle.manifest import (
     Quantiles,
 )
 from service.bundle.manifest import Teacher as TeacherRecord
+from service.bundle.roi import ROI_FILE, read_roi, write_roi
 from service.bundle.verify import digest
 from service.engine.session import Session
-from service.errors import BadRequest
-from service.image.decode import decode
+from service.errors import BadRequest, FlawscribeError
 from service.image.prepare import PrepareRecipe, plan_tiles
 from service.image.quality import learn_gate
-from service.training.data import MAX_PIXELS, Splits, choose_recipe, decoding_scale, load_pictures, split_folder
+from service.training.data import (
+    NormalImage,
+    Splits,
+    choose_recipe,
+    decoding_scale,
+    load_pictures,
+    require_memory,
+    split_folder,
+)
 from service.training.directions import look_along
 from service.training.export import round_to_half
 from service.training.features import FeatureBank
@@ -57,11 +66,11 @@ from service.training.neighbours import choose_teacher, is_better_lit
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
 from service.training.recipes import recipe_named
-from service.training.report import Report, write_report
+from service.training.report import Report, Shown, write_report
 from service.training.runs import BuildSettings, Run, checkpoint_of
 from service.training.select import Selection
 from service.training.teacher import Teacher, load_teacher
-from service.training.train import Evaluated, History, Progress, Trainer
+from service.training.train import Evaluated, Progress, Trainer
 from service.types import Border, Layout
 
 Picture = NDArray[np.uint8]
@@ -74,7 +83,10 @@ LIGHT_WINDOWS = 800  # the same, of more pictures: light differs between them, a
 JUDGE_FLAWS = 5  # painted on each of them
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
 _FASTEST_FIRST: tuple[FormName, ...] = ("int8-openvino", "bf16", "int8", "float32")
-_MOST_RANKED = 60  # training pictures looked at for the report
+_MOST_TYPICAL = 60  # training pictures among which the references are chosen
+_SUSPECTS = 12  # pictures that look least normal, shown in the report
+_LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy", "pillow")  # on which the scores depend
+_ROI_ASPECT = 0.02  # by how much a mask's aspect may differ from a picture's, relative
 
 
 def build(
@@ -97,11 +109,14 @@ def build(
     teacher = None if settings.teacher == AUTO else load_teacher(settings.teacher, settings.teachers_dir)
     product = _product(settings, splits)
     _announce(splits, product, say)
-    scale = decoding_scale((*splits.train, *splits.validation, *splits.calibration), product.recipe)
+    scale = decoding_scale(splits.images, product.recipe)
+    require_memory(splits.images, scale, product.recipe)
+    penalty = PenaltyImages(settings.penalty, say)
     smallest = product.min_flaw_px
     product = replace(product, min_flaw_px=smallest / scale)  # in px of the pictures as they are decoded
+    loaded = iter(load_pictures(splits.images, scale))
     pictures, held_out, calibration = (
-        load_pictures(images, scale) for images in (splits.train, splits.validation, splits.calibration)
+        list(islice(loaded, len(images))) for images in (splits.train, splits.validation, splits.calibration)
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_named(settings.recipe, len(pictures))
@@ -121,7 +136,7 @@ def build(
     trainer = Trainer(
         teacher.network,
         bank,
-        PenaltyImages(settings.penalty),
+        penalty,
         chooser,
         recipe,
         global_map=product.global_map,
@@ -155,6 +170,7 @@ def build(
     calibrated = {
         name: calibrate_form(
             name,
+            networks[name],
             session,
             product,
             detector,
@@ -167,17 +183,29 @@ def build(
     forms = {name: each.form for name, each in calibrated.items()}
     notes = [*splits.notes, *_stands_on_one(calibrated, say)]
     golden, files = golden_pictures(replace(product, min_flaw_px=smallest), sessions, calibration)
-    fastest = next(sessions[name] for name in _FASTEST_FIRST if name in sessions)
-    ranked = [product.score(fastest, picture) for picture in pictures[:_MOST_RANKED]]
-    references = _references(pictures[:_MOST_RANKED], int(np.argsort(ranked)[len(ranked) // 2]))
-    files |= {FORM_FILES[name]: data for name, data in networks.items()} | references
-    if layout is not None:
-        files[LAYOUT_FILE] = write_layout(layout)
-    if settings.roi is not None:
-        files["roi.png"] = settings.roi.read_bytes()
+    fastest = next(name for name in _FASTEST_FIRST if name in sessions)
+    say(f"judging {len(pictures) + len(held_out)} training pictures, to show those that look least normal")
+    scores = [product.score(sessions[fastest], picture) for picture in (*pictures, *held_out)]
+    references = _references(pictures[:_MOST_TYPICAL], scores)
+    files |= {FORM_FILES[name]: data for name, data in networks.items()} | references | _extras(layout, product.roi)
     seconds = time.monotonic() - started
-    report = _report(
-        settings, splits, notes, product, calibrated, trainer.history, ranked, separation, fastest, held_out, seconds
+    report = Report(
+        name=settings.name,
+        data=settings.data.name,
+        counts=_counts(splits),
+        notes=notes,
+        forms=calibrated,
+        shown_form=fastest,
+        history=trainer.history,
+        separation=separation,
+        ranked=len(scores),
+        suspects=_least_normal(settings.data, splits, product, sessions[fastest], [*pictures, *held_out], scores),
+        samples=_samples(settings.seed, product, sessions[fastest], held_out),
+        seconds=seconds,
+        recipe=settings.recipe,
+        teacher=settings.teacher,
+        lighting=product.recipe.lighting,
+        by_place=isinstance(product.local, Layout),
     )
     files["report.html"] = write_report(report).encode()
     manifest = Manifest(
@@ -196,42 +224,70 @@ def build(
         golden=golden,
         golden_tolerance=_GOLDEN_TOLERANCE,
         teacher=TeacherRecord(name=teacher.name, sha256=teacher.sha256),
-        roi=settings.roi is not None,
+        roi=product.roi is not None,
         layout=layout is not None,
         metrics={"painted_flaw_separation": round(separation, 5), "training_seconds": round(seconds, 1)},
         data={
             "fingerprint": splits.fingerprint(),
-            "images": {use: len(getattr(splits, use)) for use in ("train", "validation", "calibration")},
+            "images": _counts(splits),
             "notes": notes,
         },
-        training={**asdict(recipe), "steps_done": trainer.history.losses[-1][0], "seed": settings.seed},
-        libraries={name: version(name) for name in ("torch", "onnxruntime-gpu", "numpy", "pillow") if _has(name)},
+        training={
+            **asdict(recipe),
+            "steps_done": trainer.history.losses[-1][0],
+            "seed": settings.seed,
+            "minutes": settings.minutes,
+            "group_by": settings.group_by,
+            "penalty": "generated textures" if settings.penalty is None else settings.penalty.resolve().name,
+            "penalty_images": len(penalty.crops),
+        },
+        libraries={name: version(name) for name in _LIBRARIES if _has(name)},
         files=digest(files),
     )
     return write_bundle(settings.models_dir / settings.name, manifest, files)
 
 
 def _product(settings: BuildSettings, splits: Splits) -> Product:
-    images = (*splits.train, *splits.validation, *splits.calibration)
+    images = splits.images
     recipe = choose_recipe(images, settings.working_size)
     sizes = [(image.width, image.height) for image in splits.train]
     if settings.layout == "fixed" and not have_one_grid(sizes, recipe):
         raise BadRequest(f"--layout fixed needs at least {FEWEST} pictures to learn from, all of one size")
     if settings.lighting == "even":
         recipe = recipe.model_copy(update={"lighting": "even"})
-    roi = None
-    if settings.roi is not None:
-        rgb = decode(settings.roi.read_bytes(), MAX_PIXELS)
-        roi = rgb.max(axis=2) > 127
-        if not roi.any():
-            raise BadRequest(f"{settings.roi} is black all over: white marks what is looked at")
+    roi = None if settings.roi is None else _mask(settings.roi, images)
     if settings.min_flaw_px is not None:
         smallest = settings.min_flaw_px
     else:  # two cells at working resolution: what the network can tell from noise
         image = images[0]
         plan = plan_tiles(image.width, image.height, recipe, global_map=False)
         smallest = round(8 * image.width / plan.working_width, 2)
+    longest = max(max(image.width, image.height) for image in images)
+    if not 0 < smallest <= longest:  # nor when it is no number
+        raise BadRequest(
+            f"the smallest flaw that counts must be above 0 px and at most as long as the pictures, {longest} px, not {smallest:g}"
+        )
     return Product(recipe, settings.global_map, smallest, roi)
+
+
+def _mask(file: Path, images: Sequence[NormalImage]) -> NDArray[np.bool_]:
+    """The mask bool [H,W] of the region that is looked at. Raises BadRequest when it cannot be read, is black all over, or
+    would be stretched over any of the `images`."""
+    try:
+        roi = read_roi(file.read_bytes())
+    except FlawscribeError as error:
+        raise BadRequest(f"{file}: {error.detail}") from error
+    if not roi.any():
+        raise BadRequest(f"{file} is black all over: white marks what is looked at")
+    height, width = roi.shape
+    other = [each for each in images if abs(width * each.height / (height * each.width) - 1) > _ROI_ASPECT]
+    if other:
+        raise BadRequest(
+            f"{file} has {width}x{height} px, another shape than {len(other)} of {len(images)} pictures, as {other[0].path} "
+            f"with {other[0].width}x{other[0].height} px: the mask would be stretched. Draw it on one of the pictures, and "
+            "train on pictures of one shape"
+        )
+    return roi
 
 
 def _suited(
@@ -268,8 +324,16 @@ def _suited(
     return teacher, replace(product, recipe=other), judge(other)
 
 
-def _references(pictures: Sequence[Picture], typical: int) -> dict[str, bytes]:
-    """Files of normal pictures, small: the `typical` one first, then others as unlike it and each other as they come."""
+def _extras(layout: Layout | None, roi: NDArray[np.bool_] | None) -> dict[str, bytes]:
+    """Files that only some bundles have."""
+    files = {} if layout is None else {LAYOUT_FILE: write_layout(layout)}
+    return files if roi is None else {**files, ROI_FILE: write_roi(roi)}
+
+
+def _references(pictures: Sequence[Picture], scores: Sequence[float]) -> dict[str, bytes]:
+    """Files of normal pictures, small: the one with the middle one of their `scores` first, then others as unlike it and each
+    other as they come."""
+    typical = int(np.argsort(scores[: len(pictures)])[len(pictures) // 2])
     others = varied(pictures, typical, _REFERENCES)
     shown = {f"references/{index}.jpg": jpeg(shrunk(picture, 512)) for index, picture in enumerate(others)}
     return {"reference.png": png(shrunk(pictures[typical], 512)), **shown}
@@ -305,44 +369,34 @@ def _quantiles(detector: Detector) -> Quantiles:
     return Quantiles(structural=MapQuantiles(q_a=low[0], q_b=high[0]), logical=logical)
 
 
-def _report(
-    settings: BuildSettings,
-    splits: Splits,
-    notes: Sequence[str],
-    product: Product,
-    calibrated: Mapping[FormName, Calibrated],
-    history: History,
-    ranked: Sequence[float],
-    separation: float,
-    session: Session,
-    held_out: Sequence[Picture],
-    seconds: float,
-) -> Report:
-    """What the report shows: curves, thresholds, sample heatmaps, and the normals that look least normal."""
-    order = np.argsort(ranked)[::-1][:12]
-    suspects = [(splits.train[int(index)].path, float(ranked[int(index)])) for index in order]
-    samples = []
+def _counts(splits: Splits) -> dict[str, int]:
+    return {use: len(getattr(splits, use)) for use in ("train", "validation", "calibration")}
+
+
+def _least_normal(
+    data: Path, splits: Splits, product: Product, session: Session, pictures: Sequence[Picture], scores: Sequence[float]
+) -> list[Shown]:
+    """Those with the highest of the `scores`, highest first, of all `pictures` to learn from and to choose the best step by,
+    with the maps by which they were scored."""
+    images = (*splits.train, *splits.validation)
+    order = [int(index) for index in np.argsort(scores)[::-1][:_SUSPECTS]]
+    return [
+        Shown(
+            pictures[index],
+            product.anomaly_map(session, pictures[index]),
+            images[index].path.relative_to(data).as_posix(),
+        )
+        for index in order
+    ]
+
+
+def _samples(seed: int, product: Product, session: Session, held_out: Sequence[Picture]) -> list[Shown]:
+    """Held-out normals, each as it is and with a painted flaw."""
+    shown = []
     for index, rgb in enumerate(held_out[:3]):
-        flawed = paint_flaw(rgb, np.random.default_rng((settings.seed, index, 0)))[0]
-        for shown in (rgb, flawed):
-            samples.append((shown, product.anomaly_map(session, shown)))
-    return Report(
-        name=settings.name,
-        data=settings.data.name,
-        counts={use: len(getattr(splits, use)) for use in ("train", "validation", "calibration")},
-        notes=notes,
-        forms=calibrated,
-        shown_form="int8" if "int8" in calibrated else "float32",
-        history=history,
-        separation=separation,
-        suspects=suspects,
-        samples=samples,
-        seconds=seconds,
-        recipe=settings.recipe,
-        teacher=settings.teacher,
-        lighting=product.recipe.lighting,
-        by_place=isinstance(product.local, Layout),
-    )
+        flawed = paint_flaw(rgb, np.random.default_rng((seed, index, 0)))[0]
+        shown += [Shown(each, product.anomaly_map(session, each)) for each in (rgb, flawed)]
+    return shown
 
 
 def _has(name: str) -> bool:

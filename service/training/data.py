@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from service.errors import BadRequest, FlawscribeError
 from service.image.decode import PictureHeader, decode, read_header
-from service.image.prepare import STEP, PrepareRecipe, jpeg_scale
+from service.image.prepare import STEP, PrepareRecipe, jpeg_scale, working_size
+from service.training.memory import available_memory
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 256_000_000
 _DEFAULT_LONG_SIDE = 2 * STEP  # px: 2x2 windows; small flaws in large pictures need more (--working-size)
 _FEWEST = 10  # parts
+_MOST_MEMORY = 0.5  # share of what is left, for decoded pictures: features, gradients and the forms come on top
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Splits:
     validation: tuple[NormalImage, ...]
     calibration: tuple[NormalImage, ...]
     notes: tuple[str, ...]  # what a person should know about the folder
+
+    @property
+    def images(self) -> tuple[NormalImage, ...]:
+        """All of them: train, then validation, then calibration."""
+        return (*self.train, *self.validation, *self.calibration)
 
     def fingerprint(self) -> str:
         """sha256 over the names, parts, uses and contents of all images."""
@@ -81,10 +89,7 @@ def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) ->
     parts = [_part(path.relative_to(directory).as_posix(), group_by) for path in files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         headers = list(pool.map(_header, files))
-    unreadable = [f"{path.name}: {each}" for path, each in zip(files, headers, strict=True) if isinstance(each, str)]
-    if unreadable:
-        shown = "\n  ".join(unreadable[:10])
-        raise BadRequest(f"{len(unreadable)} of {len(files)} images cannot be read; remove or mend them:\n  {shown}")
+    require_readable(files, headers)
     images = [
         NormalImage(path, part, header.width, header.height, header.format == "JPEG")
         for path, part, header in zip(files, parts, headers, strict=True)
@@ -103,6 +108,14 @@ def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) ->
         calibration=tuple(image for image in images if use[image.part] < calibration),
         notes=tuple(_notes(images)),
     )
+
+
+def require_readable(files: Sequence[Path], found: Sequence[object]) -> None:
+    """Raises BadRequest naming the files, up to ten, of which a text was found: why they cannot be read."""
+    unreadable = [f"{path}: {each}" for path, each in zip(files, found, strict=True) if isinstance(each, str)]
+    if unreadable:
+        shown = "\n  ".join(unreadable[:10])
+        raise BadRequest(f"{len(unreadable)} of {len(files)} images cannot be read; remove or mend them:\n  {shown}")
 
 
 def _part(name: str, group_by: str | None) -> str:
@@ -158,11 +171,45 @@ def decoding_scale(images: Sequence[NormalImage], recipe: PrepareRecipe) -> int:
     return scales.pop() if len(scales) == 1 else 1
 
 
-def load_pictures(images: Sequence[NormalImage], scale: int = 1) -> list[NDArray[np.uint8]]:
-    """Decoded pictures uint8 [H,W,3], by the same decoder that serves, JPEGs at 1/`scale` of their size."""
+def require_memory(images: Sequence[NormalImage], scale: int, recipe: PrepareRecipe) -> None:
+    """Raises BadRequest when `images`, decoded at 1/`scale`, take more than half of the memory that is left: all of them
+    are held while a model is trained."""
+    needed = sum(image.width * image.height * 3 for image in images) / scale**2
+    available = available_memory()
+    if available is None or needed <= _MOST_MEMORY * available:
+        return
+    share = _MOST_MEMORY * available / needed
+    largest = max(images, key=lambda image: image.width * image.height)
+    long_side, working = max(largest.width, largest.height), max(working_size(largest.width, largest.height, recipe))
+    fitting = long_side / scale * math.sqrt(share)
+    ways = []
+    if share * len(images) >= _FEWEST:
+        ways.append(f"take at most {int(share * len(images))} of them")
+    if fitting >= working:
+        times = math.floor(10 * fitting / working) / 10
+        ways.append(f"shrink them to {int(fitting)} px, {times:g} times the working size, here and on the line")
+    if scale == 1 and long_side >= 2 * working:
+        ways.append("store them as JPEGs of one size with sides that 8 divides, which are decoded at a smaller scale")
+    ways.append("give it more memory")
+    raise BadRequest(
+        f"{len(images)} pictures of up to {largest.width}x{largest.height} px take {needed / 1e9:.1f} GB when decoded, more "
+        f"than half of the {available / 1e9:.1f} GB of memory that are left here: {', or '.join(ways)}"
+    )
 
-    def load(image: NormalImage) -> NDArray[np.uint8]:
-        return decode(image.path.read_bytes(), MAX_PIXELS, jpeg_scale=scale)
+
+def load_pictures(images: Sequence[NormalImage], scale: int = 1) -> list[NDArray[np.uint8]]:
+    """Decoded pictures uint8 [H,W,3], by the same decoder that serves, JPEGs at 1/`scale` of their size.
+
+    Raises BadRequest naming all those that are damaged behind their header.
+    """
+
+    def load(image: NormalImage) -> NDArray[np.uint8] | str:
+        try:
+            return decode(image.path.read_bytes(), MAX_PIXELS, jpeg_scale=scale)
+        except FlawscribeError as error:
+            return error.detail
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(load, images))
+        found = list(pool.map(load, images))
+    require_readable([image.path for image in images], found)
+    return [picture for picture in found if not isinstance(picture, str)]

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.decision.scale import BORDER_CELLS, border_distance, stitch_features
-from service.training.network import TEACHER_CHANNELS, Detector
+from service.training.network import TEACHER_CHANNELS, Detector, mixed_precision
 from service.training.select import Example, Selection
 
 _SHRINK = 0.03  # of the mean variance: the smallest ones are noise, and known from few pictures
@@ -29,14 +29,13 @@ _BATCH = 4  # windows
 def look_along(detector: Detector, count: int, seek: Selection, judge: Selection) -> str:
     """Let the structural map look along the `count` directions found in `seek`, unless the flaws of `judge` are told no
     better from its untouched pictures then. Returns what came of it, for a person."""
-    device = detector.mean.device.type
-    with torch.autocast(device, torch.bfloat16):
+    with mixed_precision(detector.mean.device):
         before = judge.score(detector)
     try:
         detector.directions = discriminant(detector, seek.examples, count)
     except ValueError as error:  # every painted flaw is smaller than a cell
         return f"all {TEACHER_CHANNELS} features are used: {error}"
-    with torch.autocast(device, torch.bfloat16):
+    with mixed_precision(detector.mean.device):
         after = judge.score(detector)
     if after < before:
         detector.directions = None
@@ -94,7 +93,7 @@ def _differences(detector: Detector, example: Example) -> np.ndarray[tuple[int, 
     """float16 [rows,columns,384]: the difference on the picture's own cells."""
     tiles = example.windows[: len(example.plan.tiles)]
     device = detector.mean.device
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         parts = [
             detector.difference(torch.from_numpy(tiles[start : start + _BATCH]).to(device)).half().cpu()
             for start in range(0, len(tiles), _BATCH)

@@ -1,4 +1,4 @@
-"""How good is a bundle on a labelled test set? Through the served path, at the bundle's own thresholds."""
+"""How good is a bundle on a labelled test set? Through the served path, at the bundle's own gate and thresholds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from service.bundle.store import Bundle
 from service.decision.heatmap import overlay_png
 from service.decision.scale import full_size
 from service.errors import BadRequest, FlawscribeError, UnreadableImage
-from service.image.decode import decode
+from service.image.decode import decode, decode_image, read_header
+from service.image.prepare import jpeg_scale, prepare
+from service.inspector import decide
 from service.training.data import IMAGE_SUFFIXES, MAX_PIXELS
 from service.training.metrics import au_pro, auroc, interval
+from service.types import AnomalyMap, Verdict
 
 _LONG_SIDE = 512  # px: pixel metrics are read off maps and masks at this size, so that large sets fit in memory
 _WORST = 6
+_NAMED = 10  # of the pictures that cannot be judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +52,30 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecidable:
+    """How many pictures the service cannot judge, by what they show."""
+
+    good: int
+    flawed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
-    """A judged test picture; `cells` is its map at reduced size, `truth` its mask, None where it has none."""
+    """A judged test picture; `cells` is its map at reduced size, `truth` its mask, None where it has none. `reasons`: why the
+    service answers `undecidable`, empty where it does not."""
 
     image: TestImage
     score: float
     cells: NDArray[np.float32]
     truth: NDArray[np.bool_] | None
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures. AUROC of images and pixels, AU-PRO up to false positive rates 0.3 and 0.05; overkill: good parts
-    rejected; escape: flawed parts passed as ok or review."""
+    """The figures. AUROC of images and pixels, AU-PRO up to false positive rates 0.3 and 0.05: of the network, over all
+    pictures. Of the service, over those that it can judge: overkill, good parts rejected; escape, flawed parts passed as ok
+    or review; the share for review. The others, which nobody passes or rejects, are counted as `undecidable`."""
 
     model: str
     version: int
@@ -72,6 +87,7 @@ class Evaluation:
     au_pro_005: float | None
     overkill: Rate
     escape: Rate
+    undecidable: Undecidable
     review_share: float
     by_defect: dict[str, dict[str, Any]]
 
@@ -104,7 +120,7 @@ def score_all(
     scored = []
     for index, image in enumerate(images):
         try:
-            mapped = bundle.anomaly_map_of_file(image.path.read_bytes(), MAX_PIXELS)
+            mapped, verdict = _judged(bundle, image.path.read_bytes())
         except FlawscribeError as error:
             raise type(error)(f"{image.path}: {error.detail}") from error
         width, height = mapped.plan.width, mapped.plan.height
@@ -117,10 +133,20 @@ def score_all(
             truth = np.zeros((size[1], size[0]), bool)
         elif image.mask is not None:
             truth = _truth(image.mask, size)
-        scored.append(Scored(image, mapped.score, np.asarray(cells, np.float32), truth))
+        scored.append(Scored(image, mapped.score, np.asarray(cells, np.float32), truth, verdict.reasons))
         if progress is not None:
             progress(index + 1, len(images))
     return scored
+
+
+def _judged(bundle: Bundle, data: bytes) -> tuple[AnomalyMap, Verdict]:
+    """An encoded picture's map and verdict, decoded as serving does."""
+    header = read_header(data, MAX_PIXELS)
+    plan = bundle.plan(header.width, header.height)
+    scale = jpeg_scale(plan.width, plan.height, bundle.manifest.prepare)
+    image = decode_image(data, MAX_PIXELS, jpeg_scale=scale)
+    reasons = bundle.manifest.quality_gate.reasons(image, plan.width // image.width)
+    return decide(bundle.session.run(prepare(image, plan)), bundle, plan, None, reasons)
 
 
 def _truth(mask: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -135,6 +161,7 @@ def _truth(mask: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
 def evaluate(bundle: Bundle, scored: Sequence[Scored]) -> Evaluation:
     """The figures of scored test pictures, of which some are good and some flawed."""
     flawed = np.array([item.image.defect != "good" for item in scored])
+    decided = np.array([not item.reasons for item in scored])
     scores = np.array([item.score for item in scored])
     limits = bundle.thresholds
     rejected, reviewed = scores > limits.reject, (scores > limits.review) & (scores <= limits.reject)
@@ -154,11 +181,12 @@ def evaluate(bundle: Bundle, scored: Sequence[Scored]) -> Evaluation:
         pixel_auroc=pixel,
         au_pro=pro,
         au_pro_005=pro_005,
-        overkill=_rate(rejected[~flawed]),
-        escape=_rate(~rejected[flawed]),
-        review_share=float(reviewed.mean()),
+        overkill=_rate(rejected[decided & ~flawed]),
+        escape=_rate(~rejected[decided & flawed]),
+        undecidable=Undecidable(int((~decided & ~flawed).sum()), int((~decided & flawed).sum())),
+        review_share=_rate(reviewed[decided]).rate,
         by_defect={
-            defect: _of_defect(defect, scored, scores, flawed, rejected)
+            defect: _of_defect(defect, scored, scores, flawed, rejected, decided)
             for defect in sorted({item.image.defect for item in scored} - {"good"})
         },
     )
@@ -170,13 +198,15 @@ def _of_defect(
     scores: NDArray[np.float64],
     flawed: NDArray[np.bool_],
     rejected: NDArray[np.bool_],
+    decided: NDArray[np.bool_],
 ) -> dict[str, Any]:
     mine = np.array([item.image.defect == defect for item in scored])
     chosen = mine | ~flawed
     return {
         "images": int(mine.sum()),
         "image_auroc": auroc(scores[chosen], flawed[chosen]),
-        "escape": asdict(_rate(~rejected[mine])),
+        "escape": asdict(_rate(~rejected[mine & decided])),
+        "undecidable": int((mine & ~decided).sum()),
     }
 
 
@@ -186,10 +216,27 @@ def _rate(hits: NDArray[np.bool_]) -> Rate:
 
 
 def worst(scored: Sequence[Scored]) -> list[Scored]:
-    """Good parts with the highest scores, then flawed ones with the lowest."""
-    good = sorted((item for item in scored if item.image.defect == "good"), key=lambda item: -item.score)
-    bad = sorted((item for item in scored if item.image.defect != "good"), key=lambda item: item.score)
+    """Good parts with the highest scores, then flawed ones with the lowest, of those that can be judged."""
+    decided = [item for item in scored if not item.reasons]
+    good = sorted((item for item in decided if item.image.defect == "good"), key=lambda item: -item.score)
+    bad = sorted((item for item in decided if item.image.defect != "good"), key=lambda item: item.score)
     return [*good[:_WORST], *bad[:_WORST]]
+
+
+def to_text(scored: Sequence[Scored]) -> list[str]:
+    """Lines on the pictures that cannot be judged, the first ten with their reasons; none where all can."""
+    refused = [item for item in scored if item.reasons]
+    if not refused:
+        return []
+    good = sum(item.image.defect == "good" for item in refused)
+    head = (
+        f"{len(refused)} of {len(scored)} pictures are undecidable, {good} good and {len(refused) - good} flawed ones: they "
+        "count neither as overkill nor as escapes"
+    )
+    return [
+        head,
+        *(f"{item.image.defect}/{item.image.path.name}: {'; '.join(item.reasons)}" for item in refused[:_NAMED]),
+    ]
 
 
 def to_json(evaluation: Evaluation) -> str:
@@ -197,14 +244,16 @@ def to_json(evaluation: Evaluation) -> str:
     return json.dumps(asdict(evaluation), indent=1) + "\n"
 
 
-def to_html(evaluation: Evaluation, bundle: Bundle, mistakes: Sequence[Scored]) -> str:
+def to_html(evaluation: Evaluation, bundle: Bundle, scored: Sequence[Scored]) -> str:
     """The figures and the worst pictures as a page that stands alone."""
     rows = "".join(
         f"<tr><td>{escape(defect)}</td><td>{row['images']}</td><td>{row['image_auroc']:.4f}</td>"
-        f"<td>{row['escape']['rate']:.1%} ({row['escape']['low']:.1%} to {row['escape']['high']:.1%})</td></tr>"
+        f"<td>{row['escape']['rate']:.1%} ({row['escape']['low']:.1%} to {row['escape']['high']:.1%})</td>"
+        f"<td>{row['undecidable']}</td></tr>"
         for defect, row in evaluation.by_defect.items()
     )
-    figures = "".join(_figure(item, bundle) for item in mistakes)
+    figures = "".join(_figure(item, bundle) for item in worst(scored))
+    undecidable = "".join(f"<p>{escape(line)}</p>" for line in to_text(scored))
     shown = {
         "image AUROC": evaluation.image_auroc,
         "pixel AUROC": evaluation.pixel_auroc,
@@ -221,8 +270,9 @@ def to_html(evaluation: Evaluation, bundle: Bundle, mistakes: Sequence[Scored]) 
         f"<h1>{escape(evaluation.model)} {evaluation.version}, {evaluation.form}, {evaluation.images} pictures</h1>"
         f"<ul>{listed}<li>overkill {overkill.rate:.1%} ({overkill.low:.1%} to {overkill.high:.1%})</li>"
         f"<li>escape {missed.rate:.1%} ({missed.low:.1%} to {missed.high:.1%})</li></ul>"
-        f"<table><tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>escape</th></tr>{rows}</table>"
-        f"<h2>Worst: good parts with the highest scores, flawed ones with the lowest</h2>{figures}</html>\n"
+        f"<table><tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>escape</th><th>undecidable</th></tr>"
+        f"{rows}</table>{undecidable}"
+        f"<h2>Worst of what can be judged: good parts with the highest scores, flawed ones with the lowest</h2>{figures}</html>\n"
     )
 
 

@@ -190,8 +190,12 @@ def store_as_half(model: bytes) -> bytes:
 
 
 def measure_parity(detector: Detector, session: Session, windows: NDArray[np.uint8], batches: Sequence[int]) -> Parity:
-    """How far the session's maps of real `windows` uint8 [n,256,256,3] are from torch's, at each batch size."""
+    """How far the session's maps of real `windows` uint8 [n,256,256,3] are from torch's, at each batch size that they fill.
+
+    Raises BundleRefused for maps that are not finite.
+    """
     expected = run_torch(detector, windows)
+    batches = tuple(batch for batch in batches if batch <= len(windows))
     score_error = map_error = 0.0
     for batch in batches:
         for start in range(0, len(windows) - batch + 1, batch):
@@ -200,12 +204,14 @@ def measure_parity(detector: Detector, session: Session, windows: NDArray[np.uin
                 if mine is None or theirs is None:
                     continue
                 truth = theirs[start : start + batch]
+                if not np.isfinite(mine - truth).all():
+                    raise BundleRefused("the exported network's maps are not all finite numbers")
                 map_error = max(map_error, float(np.abs(mine - truth).max()))
                 top = truth.max(axis=(1, 2))
                 off = np.abs(mine.max(axis=(1, 2)) - top) / np.maximum(np.abs(top), 0.1)
                 score_error = max(score_error, float(off.max()))
     return Parity(
-        pictures=len(windows), batches=tuple(batches), max_relative_score_error=score_error, max_abs_map_error=map_error
+        pictures=len(windows), batches=batches, max_relative_score_error=score_error, max_abs_map_error=map_error
     )
 
 

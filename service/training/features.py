@@ -22,9 +22,11 @@ from service.image.prepare import (
     plan_tiles,
     prepare,
 )
-from service.training.network import TeacherNetwork, normalise
+from service.training.memory import available_memory
+from service.training.network import TeacherNetwork, mixed_precision, normalise
 
 _CACHE_BYTES = 4_000_000_000
+_CACHE_SHARE = 3  # at most a third of the memory that is left
 _GRAIN = 128  # px
 _BORDERED = 0.25  # share of windows that get a border where the picture has none
 
@@ -45,14 +47,14 @@ class FeatureBank:
     def __init__(self, pictures: Sequence[NDArray[np.uint8]], recipe: PrepareRecipe, teacher: TeacherNetwork) -> None:
         self.teacher = teacher
         self.device = next(teacher.parameters()).device
-        room = _CACHE_BYTES
+        room = _room()
         self.canvases: list[Canvas] = []
         for rgb in pictures:
             plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=True)
             canvas = canvas_of(Image.fromarray(rgb), plan)
             features = None
             size = canvas.shape[0] * canvas.shape[1] // STRIDE**2 * teacher.out_channels * 2
-            if size < room:
+            if size < room or not self.canvases:  # the statistics need one
                 features = self._teach_canvas(canvas).half().cpu()
                 room -= size
             self.canvases.append(Canvas(canvas, prepare(rgb, plan)[-1], features))
@@ -110,9 +112,15 @@ class FeatureBank:
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             features: Tensor = self.teacher(normalise(images.to(self.device)))
         return features.float()
+
+
+def _room() -> int:
+    """Bytes that the cached features may take."""
+    available = available_memory()
+    return _CACHE_BYTES if available is None else min(_CACHE_BYTES, available // _CACHE_SHARE)
 
 
 def reflect_side(window: Tensor, side: int) -> Tensor:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.decision.scale import picture_map
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
-from service.training.network import Detector
+from service.training.network import Detector, mixed_precision
 from service.training.select import Q_A, Q_B, Selection, run_torch
 from service.types import Layout, LayoutChoice
 
@@ -74,7 +73,7 @@ def _maps(
     found = []
     for rgb in pictures:
         plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=detector.autoencoder is not None)
-        with torch.autocast(detector.mean.device.type, torch.bfloat16):
+        with mixed_precision(detector.mean.device):
             mapped = picture_map(run_torch(detector, prepare(rgb, plan)), plan, min_flaw_px)
         found.append([mapped.structural] if mapped.logical is None else [mapped.structural, mapped.logical])
     return np.array(found, np.float32)

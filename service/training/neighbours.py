@@ -20,7 +20,7 @@ from service.errors import BadRequest
 from service.image.prepare import PrepareRecipe
 from service.training.features import FeatureBank
 from service.training.metrics import auroc
-from service.training.network import TeacherNetwork, normalise
+from service.training.network import TeacherNetwork, mixed_precision, normalise
 from service.training.select import Example
 from service.training.teacher import DEFAULT, Teacher, load_teacher
 
@@ -159,6 +159,6 @@ def _features(network: TeacherNetwork, example: Example) -> Tensor:
     """float32 [rows,columns,channels] on the picture's own cells."""
     device = next(network.parameters()).device
     tiles = torch.from_numpy(example.windows[: len(example.plan.tiles)])
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed_precision(device):
         parts = [network(normalise(tile[None].to(device))).half().cpu() for tile in tiles]
     return torch.from_numpy(stitch_features(torch.cat(parts).numpy(), example.plan)).float()

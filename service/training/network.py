@@ -15,6 +15,7 @@ PDN_SIZES: tuple[PdnSize, ...] = ("small", "medium")
 TEACHER_CHANNELS = 384
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, so that published teachers see what they were trained on
 IMAGE_STD = (0.229, 0.224, 0.225)
+_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # as PyTorch names what x86 and ARM processors can
 
 
 class TeacherNetwork(nn.Module, ABC):
@@ -133,6 +134,16 @@ class _Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.interpolate(x, size=(self.side, self.side), mode="bilinear", align_corners=False)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 for what stands it, where the device computes in it; a processor without it would only pretend to, slowly."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        told = getattr(torch.cpu, "get_capabilities", None)  # younger than the oldest PyTorch that is allowed
+        able = told is None or any(told().get(name) for name in _BFLOAT16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 def normalise(images: Tensor) -> Tensor:

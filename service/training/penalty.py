@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from service.errors import FlawscribeError
 from service.image.decode import decode
 from service.samples.textures import random_texture
-from service.training.data import MAX_PIXELS, find_images
+from service.training.data import MAX_PIXELS, find_images, require_readable
+
+Say = Callable[[str], None]
+MOST = 1000  # files of a folder that are taken: 200 MB of crops
 
 
 class PenaltyImages:
-    """Draws penalty images from a folder, or generates textures where none is given. Nothing is downloaded."""
+    """Draws penalty images from a folder, whose files are decoded here once, or generates textures where none is given.
+    Nothing is downloaded."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.files = find_images(folder) if folder is not None else []
+    def __init__(self, folder: Path | None, say: Say | None = None) -> None:
+        """`say` is told when only some of the files are taken. Raises BadRequest naming files that cannot be read."""
+        self.crops = [] if folder is None else _crops(folder, say)
 
     def draw(self, rng: np.random.Generator, count: int, side: int = 256) -> Tensor:
         """uint8 [count,side,side,3]: resized to 512, 30 % grey, a centre crop of 256 (paper appendix A.1), and of that a
@@ -27,10 +36,30 @@ class PenaltyImages:
         return torch.from_numpy(np.stack([self._one(rng, side) for _ in range(count)]))
 
     def _one(self, rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
-        if not self.files:
+        if not self.crops:
             return random_texture(rng, side, side)
-        rgb = decode(self.files[int(rng.integers(len(self.files)))].read_bytes(), MAX_PIXELS)
-        image = Image.fromarray(rgb).resize((512, 512), Image.Resampling.BILINEAR).crop((128, 128, 384, 384))
+        crop = self.crops[int(rng.integers(len(self.crops)))]
         left, top = (int(place) for place in rng.integers(0, 256 - side + 1, 2))
-        image = image.crop((left, top, left + side, top + side))
+        image = Image.fromarray(crop[top : top + side, left : left + side])
         return np.asarray(image.convert("L").convert("RGB") if rng.random() < 0.3 else image)
+
+
+def _crops(folder: Path, say: Say | None) -> list[NDArray[np.uint8]]:
+    """Centre crops uint8 [256,256,3] of the folder's images, or of MOST of them, evenly taken."""
+    files = find_images(folder)
+    if len(files) > MOST:
+        if say is not None:
+            say(f"{MOST} of the {len(files)} penalty images in {folder} are taken")
+        files = [files[index * len(files) // MOST] for index in range(MOST)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(_crop, files))
+    require_readable(files, found)
+    return [crop for crop in found if not isinstance(crop, str)]
+
+
+def _crop(file: Path) -> NDArray[np.uint8] | str:
+    try:
+        rgb = decode(file.read_bytes(), MAX_PIXELS)
+    except FlawscribeError as error:
+        return error.detail
+    return np.asarray(Image.fromarray(rgb).resize((512, 512), Image.Resampling.BILINEAR).crop((128, 128, 384, 384)))

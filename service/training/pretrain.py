@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from service.errors import BadRequest
 from service.training.grow import grown
-from service.training.network import TEACHER_CHANNELS, Pdn, PdnSize, normalise
+from service.training.network import TEACHER_CHANNELS, Pdn, PdnSize, mixed_precision, normalise
 from service.training.teacher import load_teacher, save_teacher
 from service.training.teacher_views import MAX_SHIFT, Views, draw_views, load_pictures
 
@@ -61,7 +61,7 @@ def pretrain(
 ) -> Pdn:
     """Train (or go on from `checkpoint`, written every `save_every` steps) and return the teacher in eval mode.
 
-    Runs on CUDA where there is a GPU, in bfloat16 autocast. `progress(step, steps, loss)`. Raises BadRequest when a
+    Runs on CUDA where there is a GPU, in bfloat16 where it can. `progress(step, steps, loss)`. Raises BadRequest when a
     folder holds no picture, or the checkpoint is of another run.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -172,7 +172,7 @@ class _Learner(nn.Module):
     def forward(self, images: Tensor, shifts: Tensor, flaw: Tensor, step: int) -> Tensor:
         """Loss of three batches of views uint8 [3*N,crop,crop,3]: as it is, moved by `shifts` [N,2] cells, and flawed
         where `flaw` [N,cells,cells] is 1."""
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with mixed_precision(images.device):
             found = self.pdn(normalise(images))
         a, b, c = found.float().permute(0, 2, 3, 1).chunk(3)
         index = self._places(flaw, shifts, step)

@@ -7,7 +7,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +32,17 @@ _STYLE = (
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture uint8 [H,W,3] with its map, and the path of its file below the data folder where it is one's own."""
+
+    rgb: NDArray[np.uint8]
+    anomaly_map: AnomalyMap
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """Everything the page shows."""
+    """Everything the page shows. `shown_form`: the one whose thresholds, scores and maps those are."""
 
     name: str
     data: str
@@ -44,8 +52,9 @@ class Report:
     shown_form: FormName
     history: History
     separation: float
-    suspects: Sequence[tuple[Path, float]]
-    samples: Sequence[tuple[NDArray[np.uint8], AnomalyMap]]
+    ranked: int  # pictures among which the suspects were looked for
+    suspects: Sequence[Shown]
+    samples: Sequence[Shown]
     seconds: float
     recipe: str
     teacher: str
@@ -55,8 +64,8 @@ class Report:
 
 def write_report(report: Report) -> str:
     """The page as HTML."""
-    shown = report.forms[report.shown_form]
-    form = shown.form
+    calibrated = report.forms[report.shown_form]
+    form = calibrated.form
     limits = Thresholds(form.review_threshold, form.reject_threshold)
     counts = ", ".join(f"{count} {_USES[use]}" for use, count in report.counts.items())
     parts = [
@@ -75,19 +84,19 @@ def write_report(report: Report) -> str:
         f"<h2>Scores of good parts that set the thresholds, {report.shown_form}</h2>",
         "<p>One far to the right of all others is a flawed or badly photographed part among the good ones.</p>",
         histogram(form.calibration_scores, limits),
-        f"<p>The highest: {_highest(shown.by_part)}.</p>",
+        f"<p>The highest: {_highest(calibrated.by_part)}.</p>",
         "<h2>Training</h2>",
         _curve(report.history),
         "<h2>Held-back good parts, each as it is and with a painted flaw</h2>",
         "<p>Untouched parts should be cold, painted flaws hot.</p>",
-        "".join(_sample(rgb, mapped, limits) for rgb, mapped in report.samples),
+        "".join(_figure(shown, limits) for shown in report.samples),
         "<h2>Training pictures that look least normal</h2>",
-        "<p>A training folder is never clean: look at these, remove what is flawed, and train again.</p>",
-        "<table><tr><th>picture</th><th>score</th></tr>",
-        "".join(f"<tr><td>{escape(path.name)}</td><td>{score:.4f}</td></tr>" for path, score in report.suspects),
-        "</table>",
+        f"<p>Of all {report.ranked} that it learned from or chose the best step by. A training folder is never clean: look at "
+        "these, remove what is flawed, and train again.</p>",
+        "".join(_figure(shown, limits) for shown in report.suspects),
     ]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(report.name)}</title>"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<meta name=viewport content='width=device-width'><title>{escape(report.name)}</title>"
     return f"{head}<style>{_STYLE}</style>{''.join(parts)}</html>\n"
 
 
@@ -158,11 +167,15 @@ def _curve(history: History) -> str:
     )
 
 
-def _sample(rgb: NDArray[np.uint8], mapped: AnomalyMap, limits: Thresholds) -> str:
-    data = base64.b64encode(thumbnail(rgb, mapped, limits)).decode()
-    score = mapped.score
+def _figure(shown: Shown, limits: Thresholds) -> str:
+    data = base64.b64encode(thumbnail(shown.rgb, shown.anomaly_map, limits)).decode()
+    score = shown.anomaly_map.score
     word = "not ok" if score > limits.reject else "review" if score > limits.review else "ok"
-    return f'<figure><img alt="{word}" src="data:image/jpeg;base64,{data}"><figcaption>{word}, {score:.3f}</figcaption></figure>'
+    file = "" if shown.file is None else f"{escape(shown.file)}: "
+    return (
+        f'<figure><img alt="{word}" src="data:image/jpeg;base64,{data}">'
+        f"<figcaption>{file}{word}, {score:.3f}</figcaption></figure>"
+    )
 
 
 def thumbnail(rgb: NDArray[np.uint8], mapped: AnomalyMap, limits: Thresholds) -> bytes:

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from service.errors import BadRequest
 from service.training.features import FeatureBank
-from service.training.network import TEACHER_CHANNELS, Autoencoder, Detector, Pdn, TeacherNetwork, normalise
+from service.training.network import (
+    TEACHER_CHANNELS,
+    Autoencoder,
+    Detector,
+    Pdn,
+    TeacherNetwork,
+    mixed_precision,
+    normalise,
+)
 from service.training.penalty import PenaltyImages
 from service.training.recipes import Recipe
 from service.training.select import Sample, Selection
@@ -125,7 +133,7 @@ class Trainer:
         if self.detector.autoencoder is None:
             return loss
         wholes, raw_wholes = self.bank.augmented_wholes(rng, recipe.whole_batch)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             rebuilt = self.detector.autoencoder(normalise(wholes))
         rebuilt = rebuilt.float()
         copied = self._student(wholes, TEACHER_CHANNELS, 2 * TEACHER_CHANNELS)
@@ -135,7 +143,7 @@ class Trainer:
 
     def _student(self, images: Tensor, start: int, stop: int) -> Tensor:
         """The student's output channels start..stop, float32; the half that a loss does not look at is not computed."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             output = self.detector.student.channels(normalise(images), start, stop)
         return output.float()
 
@@ -166,7 +174,7 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         self.detector.eval()
-        with torch.autocast(self.device.type, torch.bfloat16):  # as the steps; build() sets the quantiles anew
+        with mixed_precision(self.device):  # as the steps; build() sets the quantiles anew
             score = self.selection.score(self.detector)
         self.history.scores.append((step, score))
         if self.best is None or score >= self.best[0]:

@@ -6,18 +6,21 @@ import csv
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.cli import app
 from service.commands.outputs import require_file, require_folder
-from service.errors import BadRequest
+from service.errors import BadRequest, NotReady
 from tests.networks import grey_picture, png, write_bundle
 
 
@@ -114,6 +117,37 @@ def test_check_tells_of_every_form_and_fails_when_one_misses_its_golden_pictures
     assert done.stdout.count("MISSES its golden pictures") == 2
 
 
+def add_fp16(folder: Path) -> None:
+    """The float32 network once more, as the form that GPUs serve."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "model.fp16.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    manifest["files"]["model.fp16.onnx"] = manifest["files"]["model.onnx"]
+    manifest["forms"]["fp16"] = {**manifest["forms"]["float32"], "file": "model.fp16.onnx"}
+    manifest["golden"][0]["scores"]["fp16"] = manifest["golden"][0]["scores"]["float32"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("there", "why"), [(False, "it is served by GPUs, and there is none here"), (True, "no CUDA, as a test has it")]
+)
+def test_check_tells_of_a_form_that_cannot_run_here(
+    there: bool, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_fp16(folder := write_bundle(tmp_path, "probe", 1))
+
+    def load(place: Path, options: EngineOptions) -> Bundle:
+        if options.provider == "cuda":
+            raise NotReady(why)
+        return load_bundle(place, options)
+
+    monkeypatch.setattr("service.commands.check.has_cuda", lambda: there)
+    monkeypatch.setattr("service.commands.check.load_bundle", load)
+    done = CliRunner().invoke(app, ["check", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "form float32: meets its golden pictures" in done.output
+    assert f"form fp16: not checked, {why}" in done.output
+
+
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     made = flawscribe("key", "create", "--keys-file", file, "--scope", "detect", "--scope", "admin", "--note", "line 3")
@@ -136,6 +170,24 @@ def test_serve_refuses_a_configuration_that_cannot_hold(bundle: Path, tmp_path: 
     refused(flawscribe("serve", "--port", 0, "--models-dir", models, "--model", "nothing"), "no model 'nothing'")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused(flawscribe("serve", "--port", taken.getsockname()[1]), "take another one with --port")
+
+
+def test_serve_listens_beyond_this_machine_without_keys_only_when_told_insecure(bundle: Path, tmp_path: Path) -> None:
+    beyond = ("serve", "--host", "0.0.0.0", "--port", 0, "--models-dir", bundle.parents[1])
+    refused(flawscribe(*beyond), "without API keys")
+    own = {"FLAWSCRIBE_RECORDS_DIR": str(tmp_path), "FLAWSCRIBE_PRODUCTS_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "service", *map(str, beyond), "--insecure"]
+    with subprocess.Popen(command, env={**os.environ, **own}, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            told = re.match(r"flawscribe ready on http://0\.0\.0\.0:(\d+) ", server.stdout.readline())
+            assert told is not None
+            asked = {"files": {"image": ("a.png", png(grey_picture()))}, "headers": {"host": "line3.example"}}
+            answer = httpx.post(f"http://127.0.0.1:{told[1]}/detect", timeout=30, **asked)
+            assert answer.status_code == 200, answer.text
+        finally:
+            server.terminate()
+        assert server.wait(30) == 0
 
 
 def test_a_model_name_that_cannot_be_is_refused_before_the_training(photos: Path) -> None:
@@ -195,6 +247,45 @@ def test_the_folder_of_models_is_tried_before_a_run_is_exported(tmp_path: Path) 
     settings = {"data": "none", "name": "x", "models_dir": f"{tmp_path}/file/models", "runs_dir": str(tmp_path)}
     (tmp_path / "run.json").write_text(json.dumps({"settings": settings, "images": "", "teacher": ""}))
     assert f"{tmp_path}/file/models/x cannot be written" in refusal("export", tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--min-flaw-px", "--min-flaw-mm", "--mm-per-pixel"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_length_that_is_none_is_refused_before_the_training(option: str, value: str) -> None:
+    error = CliRunner().invoke(app, ["train", "--data", "none", "--name", "x", "--mm-per-pixel", "1", option, value])
+    assert error.exit_code != 0
+    if isinstance(error.exception, BadRequest):
+        assert error.exception.detail.startswith(f"{option} must be above 0 and finite, not ")
+    else:  # below what the option takes
+        assert option in error.output
+
+
+@pytest.mark.parametrize(
+    ("options", "px"),
+    [
+        (("--min-flaw-mm", "2", "--mm-per-pixel", "0.25"), 8.0),
+        (("--min-flaw-px", "5", "--mm-per-pixel", "0.25"), 5.0),
+        ((), None),
+    ],
+)
+def test_the_smallest_flaw_in_mm_becomes_px(
+    options: tuple[str, ...], px: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    from service.training.runs import BuildSettings
+
+    asked: list[BuildSettings] = []
+
+    def build(settings: BuildSettings, *_: object) -> Path:
+        asked.append(settings)
+        return tmp_path
+
+    monkeypatch.setattr("service.training.build.build", build)
+    folders = ["--models-dir", str(tmp_path / "models"), "--runs-dir", str(tmp_path / "runs")]
+    done = CliRunner().invoke(app, ["train", "--data", "none", "--name", "x", *folders, *options])
+    assert done.exit_code == 0, done.output
+    assert asked[0].min_flaw_px == px
+    assert asked[0].mm_per_pixel == (0.25 if options else None)
 
 
 def test_trying_an_output_leaves_everything_as_it_was(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ from PIL import Image
 from service.bundle.store import EngineOptions, load_bundle
 from service.bundle.verify import verify
 from service.errors import BadRequest
-from service.training.build import build
+from service.image.decode import decode
+from service.training.build import _mask, build
+from service.training.data import split_folder
 from service.training.export import store_as_half, to_onnx
+from service.training.network import Detector
+from service.training.recipes import recipe_named
 from service.training.runs import BuildSettings, remembered
 from service.training.train import Trainer
 from tests.contract.serving import running
@@ -92,6 +97,10 @@ def test_the_bundle_keeps_its_promises(bundle_dir: Path) -> None:
     assert len(manifest.forms["float32"].calibration_scores) == 3
     assert manifest.forms["float32"].reject_rule.method == "fitted_tail"
     assert manifest.roi
+    installed = {each.metadata["Name"].lower() for each in distributions()}
+    scored_by = {"torch", "numpy", "pillow", "openvino", "onnxruntime", "onnxruntime-gpu"}
+    assert set(manifest.libraries) == scored_by & installed
+    assert (manifest.training["penalty"], manifest.training["group_by"]) == ("generated textures", None)
     for name in ("model.onnx", "model.int8.onnx"):
         if (bundle_dir / name).exists():  # the int8 form is kept only when it is as good
             data = (bundle_dir / name).read_bytes()
@@ -101,7 +110,7 @@ def test_the_bundle_keeps_its_promises(bundle_dir: Path) -> None:
 
 
 def test_calibration_scores_are_those_that_the_served_path_gives(bundle_dir: Path, settings: BuildSettings) -> None:
-    from service.training.data import load_pictures, split_folder
+    from service.training.data import load_pictures
 
     pictures = load_pictures(split_folder(settings.data).calibration)
     for name in verify(bundle_dir).manifest.forms:
@@ -120,8 +129,17 @@ def test_it_is_served(bundle_dir: Path, data: Path) -> None:
 
 def test_the_report_stands_alone(bundle_dir: Path) -> None:
     page = (bundle_dir / "report.html").read_text()
-    assert "look least normal" in page
-    assert page.count("data:image/jpeg;base64,") >= 4
+    forms = verify(bundle_dir).manifest.forms
+    fastest = next(name for name in ("int8-openvino", "bf16", "int8", "float32") if name in forms)
+    plot = page.partition(f"<h2>Scores of good parts that set the thresholds, {fastest}</h2>")[2].partition("</svg>")[0]
+    assert f"review {forms[fastest].review_threshold:.3f}" in plot
+    assert f"reject {forms[fastest].reject_threshold:.3f}" in plot
+    curve = page.partition("<h2>Training</h2>")[2].partition("</svg>")[0]
+    assert curve.partition('points="')[2].partition('"')[0].count(",") == 4  # one a step
+    assert "<title>step 4: " in curve
+    suspects = page.partition("<h2>Training pictures that look least normal</h2>")[2]
+    assert suspects.count("<figcaption>train/good/") == 9  # all there are
+    assert page.count("data:image/jpeg;base64,") == 4 + 9
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
 
@@ -154,6 +172,150 @@ def test_check_score_and_evaluate_take_it(bundle_dir: Path, data: Path, tmp_path
     assert set(figures["by_defect"]) == {"hole"}
     assert 0 <= figures["escape"]["low"] <= figures["escape"]["rate"] <= figures["escape"]["high"] <= 1
     assert (tmp_path / "e.html").read_text().count("<figure>") == 6
+
+
+@pytest.fixture(scope="module")
+def laden(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildSettings, Path, list[str]]:
+    """A build of 90 small parts with all that may be given: the last of them is spoiled, the mask is green. Its settings, its
+    bundle and what was said."""
+    folder = tmp_path_factory.mktemp("laden")
+    for place in ("photos/lot", "photos/zz", "general"):
+        (folder / place).mkdir(parents=True)
+    for k in range(90):
+        picture = part(k)[:72, :96].copy()
+        if k == 89:
+            picture[20:50, 30:60] = np.random.default_rng(k).choice([0, 255], (30, 30, 1))
+        Image.fromarray(picture).save(folder / "photos" / ("zz" if k == 89 else "lot") / f"part{k:02}_a.png")
+    for k in range(3):
+        Image.fromarray(part(k)[:60, :60]).save(folder / "general" / f"{k}.png")
+    mask = np.zeros((144, 192, 3), np.uint8)
+    mask[8:-8, 8:-8, 1] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    group_by = r"part(\d+)"
+    last = (split_folder(folder / "photos", group_by, seed).train[-1].path.parent.name for seed in range(20))
+    settings = BuildSettings(
+        data=folder / "photos",
+        name="laden",
+        models_dir=folder / "models",
+        runs_dir=folder / "runs",
+        teacher="pdn-small",
+        teachers_dir=root / "models" / "teachers",
+        minutes=30,
+        global_map=False,
+        group_by=group_by,
+        penalty=folder / "general",
+        working_size=96,
+        layout="free",
+        roi=folder / "mask.png",
+        seed=list(last).index("zz"),
+    )
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "service.training.build.export_forms",
+            lambda detector, *_, **__: {"float32": store_as_half(to_onnx(detector))},
+        )
+        plain = replace(recipe_named("default", 63), directions=None)
+        patch.setattr("service.training.build.recipe_named", lambda *_: plain)
+        return settings, build(settings, said.append, obtain=untrained), said
+
+
+def untrained(trainer: Trainer, checkpoint: Path) -> Detector:
+    """The network as a training begins with it: what is unlike the rest stands out to it as well."""
+    trainer.history.losses.append((1, 1.0))
+    return trainer.detector.eval()
+
+
+def test_a_spoiled_picture_at_the_end_of_a_large_folder_is_shown(
+    laden: tuple[BuildSettings, Path, list[str]],
+) -> None:
+    settings, folder, said = laden
+    splits = split_folder(settings.data, settings.group_by, settings.seed)
+    assert (len(splits.train), len(splits.validation)) == (63, 9)
+    assert any("judging 72 training pictures" in line for line in said)
+    suspects = (folder / "report.html").read_text().partition("<h2>Training pictures that look least normal</h2>")[2]
+    assert "Of all 72 " in suspects
+    assert suspects.count("<figure>") == suspects.count("data:image/jpeg;base64,") == 12
+    assert "<figcaption>zz/part89_a.png: " in suspects
+
+
+def test_the_manifest_says_what_was_given(laden: tuple[BuildSettings, Path, list[str]]) -> None:
+    given = verify(laden[1]).manifest.training
+    assert given["group_by"] == r"part(\d+)"
+    assert (given["penalty"], given["penalty_images"], given["minutes"]) == ("general", 3, 30)
+
+
+def test_a_coloured_mask_is_served_as_it_was_trained(laden: tuple[BuildSettings, Path, list[str]]) -> None:
+    settings, folder, _ = laden
+    bundle = load_bundle(folder, EngineOptions(provider="cpu"))  # its golden pictures are met
+    written = decode((folder / "roi.png").read_bytes(), 10**6)
+    assert set(np.unique(written)) == {0, 255}
+    assert (written[..., 0] == written[..., 1]).all()
+    assert bundle.roi is not None
+    assert bundle.roi.mean() == pytest.approx(128 * 176 / (144 * 192))
+    assert settings.roi is not None
+    np.testing.assert_array_equal(bundle.roi, _mask(settings.roi, ()))
+
+
+@pytest.mark.parametrize(("size", "fits"), [((400, 300), True), ((202, 150), True), ((206, 150), False)])
+def test_a_mask_of_another_shape_is_refused(
+    size: tuple[int, int], fits: bool, settings: BuildSettings, tmp_path: Path
+) -> None:
+    Image.new("L", size, 255).save(tmp_path / "mask.png")
+    images = split_folder(settings.data).images
+    if fits:
+        assert _mask(tmp_path / "mask.png", images).shape == size[::-1]
+        return
+    with pytest.raises(BadRequest, match=r"mask\.png has 206x150 px, another shape than 12 of 12 pictures"):
+        build(replace(settings, roi=tmp_path / "mask.png"), lambda _: None)
+
+
+def test_a_mask_must_have_the_shape_of_every_picture(settings: BuildSettings) -> None:
+    assert settings.roi is not None
+    images = split_folder(settings.data).images
+    odd = replace(images[3], path=Path("odd.png"), width=150)
+    with pytest.raises(BadRequest, match=r"another shape than 1 of 13 pictures, as odd\.png with 150x150 px"):
+        _mask(settings.roi, (*images, odd))
+
+
+def test_a_mask_that_shows_nothing_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), (120, 127, 0)).save(tmp_path / "dark.png")
+    (tmp_path / "torn.png").write_bytes(b"junk")
+    for name, words in (("dark", "black all over"), ("torn", "not a picture")):
+        with pytest.raises(BadRequest, match=rf"{name}\.png.*{words}"):
+            _mask(tmp_path / f"{name}.png", ())
+
+
+@pytest.mark.parametrize("smallest", [0.0, -1.0, float("nan"), float("inf"), 201.0])
+def test_a_smallest_flaw_that_cannot_be_is_refused_before_any_picture_is_decoded(
+    smallest: float, settings: BuildSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.training.build.load_pictures", None)
+    with pytest.raises(BadRequest, match="at most as long as the pictures, 200 px, not "):
+        build(replace(settings, min_flaw_px=smallest), lambda _: None)
+
+
+def test_too_little_memory_is_said_before_any_picture_is_decoded(
+    settings: BuildSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.training.build.load_pictures", None)
+    monkeypatch.setattr("service.training.data.available_memory", lambda: 2 * 12 * 200 * 150 * 3 - 1)
+    with pytest.raises(BadRequest, match="12 pictures of up to 200x150 px"):
+        build(settings, lambda _: None)
+
+
+def test_damaged_pictures_of_all_uses_are_named_together(settings: BuildSettings, tmp_path: Path) -> None:
+    for k in range(12):
+        Image.fromarray(part(k)).save(tmp_path / f"{k:02}.png")
+    splits = split_folder(tmp_path)
+    torn = [splits.train[0].path, splits.calibration[0].path]
+    for file in torn:
+        file.write_bytes(file.read_bytes()[:-4000])
+    with pytest.raises(BadRequest, match="2 of 12 images cannot be read") as refused:
+        build(replace(settings, data=tmp_path), lambda _: None)
+    assert all(f"{file}: " in refused.value.detail for file in torn)
+    with pytest.raises(BadRequest, match="2 of 12 images cannot be read"):
+        build(replace(settings, penalty=tmp_path), lambda _: None)
 
 
 def test_a_stopped_run_can_be_exported_as_the_next_version(
@@ -245,8 +407,6 @@ def test_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
 def test_jpegs_are_served_at_the_scale_they_were_learned_at(
     settings: BuildSettings, tmp_path: Path, float32_alone: None
 ) -> None:
-    from service.training.data import split_folder
-
     data = tmp_path / "photos"
     data.mkdir()
     for k in range(10):

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from service.errors import BadRequest
-from service.training.data import choose_recipe, decoding_scale, load_pictures, split_folder
+from service.image.prepare import PrepareRecipe
+from service.training.data import (
+    NormalImage,
+    choose_recipe,
+    decoding_scale,
+    load_pictures,
+    require_memory,
+    split_folder,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -61,6 +69,57 @@ def test_what_is_wrong_is_said_before_training(tmp_path: Path) -> None:
         split_folder(tmp_path / "few", group_by="(")
     with pytest.raises(BadRequest, match="does not match"):
         split_folder(tmp_path / "few", group_by="tile")
+
+
+def test_pictures_damaged_behind_their_header_are_all_named(tmp_path: Path) -> None:
+    for k in range(14):
+        write(tmp_path / f"lot{k % 2}" / f"{k}.jpg", (200, 150))
+    torn = sorted(tmp_path.rglob("*.jpg"))[1:13]
+    for file in torn:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size * 3 // 5])
+    images = split_folder(tmp_path).images  # their headers are sound
+    assert len(images) == 14
+    with pytest.raises(BadRequest) as refused:
+        load_pictures(images)
+    assert refused.value.detail.startswith("12 of 14 images cannot be read; remove or mend them:\n")
+    lines = refused.value.detail.splitlines()[1:]
+    assert len(lines) == 10
+    assert {line.strip().partition(": ")[0] for line in lines} <= {str(file) for file in torn}
+    assert "broken or cut short" in lines[0]
+
+
+@pytest.mark.parametrize(("available", "fits"), [(None, True), (7.3e9, True), (7.1e9, False)])
+def test_pictures_that_take_more_than_half_of_memory_are_refused(
+    monkeypatch: pytest.MonkeyPatch, available: float | None, fits: bool
+) -> None:
+    """100 of 12 megapixels are 3.6 GB."""
+    monkeypatch.setattr("service.training.data.available_memory", lambda: available)
+    images = [NormalImage(Path(f"{k}.png"), f"{k}", 4000, 3000) for k in range(100)]
+    if fits:
+        require_memory(images, 1, PrepareRecipe(value=448))
+        return
+    with pytest.raises(BadRequest, match=r"4000x3000 px take 3\.6 GB when decoded.*7\.1 GB"):
+        require_memory(images, 1, PrepareRecipe(value=448))
+
+
+def test_what_is_said_of_too_little_memory_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = PrepareRecipe(value=448, jpeg="scaled")
+    images = [NormalImage(Path(f"{k}.jpg"), f"{k}", 4000, 3000, jpeg=True) for k in range(100)]
+    monkeypatch.setattr("service.training.data.available_memory", lambda: 1.8e9)
+    with pytest.raises(BadRequest) as refused:
+        require_memory(images, 1, recipe)
+    assert (
+        "take at most 25 of them, or shrink them to 2000 px, 4.4 times the working size, here and on the line"
+        in refused.value.detail
+    )
+    assert "JPEGs" in refused.value.detail
+    require_memory(images[:25], 1, recipe)
+    require_memory([NormalImage(each.path, each.part, 2000, 1500) for each in images], 1, recipe)
+    assert decoding_scale(images, recipe) == 8
+    require_memory(images, 8, recipe)
+    monkeypatch.setattr("service.training.data.available_memory", lambda: 1e6)
+    with pytest.raises(BadRequest, match=r"left here: give it more memory$"):
+        require_memory(images, 8, recipe)
 
 
 def test_mixed_sizes_are_noted_and_share_a_scale(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
-"""Labelled test sets: what cannot be read is named."""
+"""Labelled test sets: what cannot be read is named, and what cannot be judged is counted apart."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.bundle.load import Bundle
 from service.errors import UnreadableImage
-from service.training.evaluate import find_test_images, score_all
+from service.training.evaluate import Scored, evaluate, find_test_images, score_all, to_html, to_json, to_text, worst
 from tests.networks import grey_picture, png
 
 
@@ -33,3 +36,77 @@ def test_a_mask_that_cannot_be_read_is_named(content: bytes, probe: Bundle, data
     (dataset / "ground_truth/hole/1_mask.png").write_bytes(content)
     with pytest.raises(UnreadableImage, match=r"hole/1_mask\.png: no mask"):
         score_all(probe, find_test_images(dataset))
+
+
+@pytest.fixture
+def gated(probe: Bundle) -> Bundle:
+    """The probe with a gate that takes nothing darker than 100 on average."""
+    gate = probe.manifest.quality_gate.model_copy(update={"min_brightness": 100.0})
+    return replace(probe, manifest=probe.manifest.model_copy(update={"quality_gate": gate}))
+
+
+def part(level: int = 230, *, hole: bool = False) -> bytes:
+    picture = grey_picture(level=level)
+    if hole:
+        picture[80:120, 80:120] = 0
+    return png(picture)
+
+
+@pytest.fixture
+def lit(tmp_path: Path) -> Path:
+    """Three good parts and four flawed ones of two kinds; one of the first and two of the others are in the dark, where
+    every score is above the reject threshold."""
+    for place, content in {
+        "good/0": part(),
+        "good/1": part(),
+        "good/2": part(60),
+        "hole/3": part(hole=True),
+        "hole/4": part(50),
+        "stain/5": part(200),
+        "stain/6": part(40),
+    }.items():
+        file = tmp_path / "test" / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return tmp_path
+
+
+@pytest.fixture
+def scored(gated: Bundle, lit: Path) -> list[Scored]:
+    return score_all(gated, find_test_images(lit))
+
+
+def test_what_cannot_be_judged_is_neither_overkill_nor_escape(
+    gated: Bundle, probe: Bundle, lit: Path, scored: list[Scored]
+) -> None:
+    found = evaluate(gated, scored)
+    assert (found.overkill.hits, found.overkill.trials) == (0, 2)
+    assert (found.escape.hits, found.escape.trials) == (1, 2)
+    assert (found.undecidable.good, found.undecidable.flawed) == (1, 2)
+    assert found.images == 7
+    assert found.review_share == 0
+    assert found.by_defect["hole"]["escape"]["trials"] == 1
+    assert {defect: row["undecidable"] for defect, row in found.by_defect.items()} == {"hole": 1, "stain": 1}
+    ungated = evaluate(probe, score_all(probe, find_test_images(lit)))
+    assert (ungated.overkill.hits, ungated.overkill.trials, ungated.undecidable.good) == (1, 3, 0)
+    assert found.image_auroc == ungated.image_auroc  # the network's: over all scores
+
+
+def test_what_cannot_be_judged_is_told_everywhere(gated: Bundle, scored: list[Scored]) -> None:
+    found = evaluate(gated, scored)
+    assert json.loads(to_json(found))["undecidable"] == {"good": 1, "flawed": 2}
+    lines = to_text(scored)
+    assert lines[0].startswith("3 of 7 pictures are undecidable, 1 good and 2 flawed ones")
+    assert lines[1].startswith("good/2.png: too dark: brightness 60")
+    page = to_html(found, gated, scored)
+    assert lines[0] in page
+    assert page.count("<figure>") == 4
+    assert {item.image.path.name for item in worst(scored)} == {"0.png", "1.png", "3.png", "5.png"}
+    assert to_text(worst(scored)) == []
+
+
+def test_a_set_of_which_nothing_can_be_judged_has_figures_too(gated: Bundle, scored: list[Scored]) -> None:
+    found = evaluate(gated, [item for item in scored if item.reasons])
+    assert (found.overkill.trials, found.escape.trials, found.review_share) == (0, 0, 0.0)
+    assert found.overkill.high == found.escape.high == 1
+    assert np.isfinite(found.image_auroc)

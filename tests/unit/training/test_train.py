@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from service.errors import BadRequest
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.training.features import FeatureBank, photometric, reflect_side
 from service.training.flaws import paint_flaw
-from service.training.network import Pdn, normalise
+from service.training.network import Pdn, mixed_precision, normalise
 from service.training.penalty import PenaltyImages
 from service.training.recipes import RECIPES, recipe_named
 from service.training.select import Selection
@@ -180,6 +181,54 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(teacher: Pdn, bank
     other = make(teacher, bank, 5)
     with pytest.raises(BadRequest, match="another recipe"):
         other.run(tmp_path / "killed.pt")
+
+
+def scripted(trainer: Trainer, scores: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that only mark the student with their number, evaluations that give these scores, one after the other."""
+    coming = iter(scores)
+
+    def mark(step: int) -> float:
+        with torch.no_grad():
+            next(trainer.detector.student.parameters()).fill_(step + 1)
+        return 1.0
+
+    monkeypatch.setattr(trainer, "_step", mark)
+    monkeypatch.setattr(trainer.selection, "score", lambda detector: next(coming))
+
+
+def test_the_checkpoint_that_tells_flaws_best_is_kept_and_not_the_last_one(
+    teacher: Pdn, bank: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(teacher, bank, 8)
+    scripted(trainer, (0.5, 0.9, 0.7, 0.6), monkeypatch)
+    kept = trainer.run(tmp_path / "run.pt")
+    assert next(kept.student.parameters()).unique().item() == 4
+    again = make(teacher, bank, 8)  # from the file alone
+    assert next(again.best_so_far(tmp_path / "run.pt").student.parameters()).unique().item() == 4
+
+
+def test_a_run_that_gets_no_better_ends_earlier_with_its_falling_rate(
+    teacher: Pdn, bank: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(teacher, bank, 100)
+    trainer.recipe = replace(trainer.recipe, evaluate_every=10, patience=2, tail=0.3)
+    scripted(trainer, (0.5, 0.9, 0.8, 0.7, 0.6, 0.6), monkeypatch)
+    trainer.run(tmp_path / "run.pt")
+    assert (
+        trainer.end == 58
+    )  # two evaluations without a better one at step 40, which becomes the 70 % before the rate falls
+    assert [step for step, _ in trainer.history.scores] == [10, 20, 30, 40, 50, 58]
+    assert trainer._rate(40) == 1
+    assert trainer._rate(57) < 0.2
+
+
+def test_bfloat16_is_used_only_where_the_processor_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    dtypes = []
+    for told in ({"avx2": True}, {"avx2": True, "avx512_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda told=told: told, raising=False)
+        with mixed_precision(torch.device("cpu")):
+            dtypes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+    assert dtypes == [torch.float32, torch.bfloat16]
 
 
 def test_a_run_with_little_time_ends_earlier_and_lets_its_rate_fall_there(teacher: Pdn, bank: FeatureBank) -> None:

@@ -1,0 +1,68 @@
+"""What the bundled model is trusted with: parts of a batch that it never saw, and a flaw anywhere in the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from service.bundle.load import anomaly_map_of
+from service.bundle.store import Bundle, EngineOptions, load_bundle
+from service.decision.verdict import judge
+from service.samples import flaw_types, render
+from service.types import Decision, Verdict
+
+BATCH = 4_000  # seeds of parts that no training, calibration or benchmark has
+RADIUS = 16  # px
+PLACES = [(x, y) for y in (RADIUS, 360, 720 - RADIUS) for x in (RADIUS, 640, 1280 - RADIUS)]
+
+
+@pytest.fixture(scope="module")
+def bundle(root: Path) -> Bundle:
+    name = root / "models" / "polka-dot"
+    return load_bundle(max(path for path in name.iterdir() if path.name.isdecimal()), EngineOptions())
+
+
+def verdict_of(bundle: Bundle, rgb: np.ndarray) -> Verdict:
+    manifest = bundle.manifest
+    mapped = anomaly_map_of(
+        bundle.session,
+        rgb,
+        recipe=manifest.prepare,
+        global_map=manifest.network.global_map,
+        min_flaw_px=manifest.min_flaw_px,
+        roi=bundle.roi,
+        local=bundle.local,
+    )
+    return judge(mapped, bundle.thresholds, bundle.form.calibration_scores)
+
+
+@pytest.mark.parametrize("flaw", flaw_types("polka-dot"))
+def test_flaws_of_an_unseen_batch_are_rejected(bundle: Bundle, flaw: str) -> None:
+    for seed in (1, 2):
+        part = render("polka-dot", np.random.default_rng(BATCH + seed), flaw).image
+        assert verdict_of(bundle, part).decision is Decision.NOT_OK
+
+
+def test_good_parts_of_an_unseen_batch_are_passed(bundle: Bundle) -> None:
+    verdicts = [verdict_of(bundle, render("polka-dot", np.random.default_rng(BATCH + seed)).image) for seed in range(8)]
+    assert (
+        sum(verdict.decision is Decision.NOT_OK for verdict in verdicts) <= 1
+    )  # it was calibrated for one in a hundred
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_strong_flaw_is_found_where_it_is_at_every_border_and_corner(bundle: Bundle, place: tuple[int, int]) -> None:
+    x, y = place
+    canvas = Image.fromarray(render("polka-dot", np.random.default_rng(BATCH)).image)
+    ImageDraw.Draw(canvas).ellipse((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS), fill=(200, 20, 20))
+    verdict = verdict_of(bundle, np.asarray(canvas))
+    assert verdict.decision is Decision.NOT_OK
+    strongest = max(verdict.regions, key=lambda region: region.peak_score)
+    left, top, width, height = strongest.box
+    assert left <= x <= left + width
+    assert top <= y <= top + height
+    # the box of a strong flaw is wider than it is: a cell sees 33 px at working resolution, 94 px of this picture
+    assert max(width, height) <= 2 * RADIUS + 94
