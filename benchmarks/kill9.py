@@ -1,16 +1,23 @@
 """Kill -9 under load, again and again: no acknowledged record, picture or review is lost.
 
     python -m benchmarks.kill9 --rounds 200 --json benchmarks/results/kill9.json
+    python -m benchmarks.kill9 --rounds 30 --service --json benchmarks/results/kill9_service.json
 
 A child process records as fast as it can from several threads and prints what was acknowledged; the parent kills it at a random
 moment, opens the records as a restarted service would, and looks for all of it. The same records go through every round.
+
+With --service the child is `flawscribe serve`: clients inspect with `store=image` and review over HTTP as fast as they can, what a
+whole answer says is acknowledged, and the service that is started next on the same records is asked for all of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import itertools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -19,21 +26,25 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import sqlalchemy as sa
 
 from benchmarks.machine import describe
+from service.bench.server import serving
 from service.errors import NoSuchRecord, RecordsBusy
 from service.records.entities import Record, Review
 from service.records.pictures import Pictures
 from service.records.schema import cases, inspections, reviews
 from service.records.store import Records, RecordsOptions
 from service.types import Decision, ModelIdentity, Region, Thresholds, Timings
+from tests.networks import grey_picture, png, write_bundle
 
 _THREADS = 8
 _REGION = Region((10, 20, 12, 8), 80, 0.01, 0.4, (16.25, 24.5), "structural")
@@ -147,6 +158,112 @@ def _whole(pictures: Pictures, sha256: str) -> bool:
         return False
 
 
+@dataclass(slots=True)
+class Acknowledged:
+    """What clients of one service were told: of each inspection the picture, and which were reviewed. `enough` is set when
+    there are `wanted` inspections: a slow machine gets as far as a fast one."""
+
+    wanted: int = 0
+    inspections: dict[str, bytes] = field(default_factory=dict)
+    reviewed: list[str] = field(default_factory=list)
+    enough: threading.Event = field(default_factory=threading.Event)
+
+
+def press(url: str, numbers: Iterator[int], told: Acknowledged) -> None:
+    """A client: inspect parts no two of which look alike, and review every third, until the service is gone."""
+    with httpx.Client(base_url=url, timeout=60) as client, contextlib.suppress(httpx.TransportError):
+        while True:
+            number = next(numbers)
+            picture = flawed(number)
+            path = ("/detect", "/classify")[number % 2]
+            answer = client.post(f"{path}?store=image", content=picture, headers={"content-type": "image/png"})
+            if answer.is_error:  # more at once than it takes
+                time.sleep(float(answer.headers["retry-after"]))
+                continue
+            (result,) = answer.json()["results"]
+            if not result["stored"]:
+                raise RuntimeError("asked to store, it answered that it did not")
+            told.inspections[result["id"]] = picture
+            if len(told.inspections) >= told.wanted:
+                told.enough.set()
+            if number % 3 == 0:
+                said = {"verdict": "right", "label": "hole", "who": "Kim"}
+                if client.post(f"/inspections/{result['id']}/review", json=said).status_code == 201:
+                    told.reviewed.append(result["id"])
+
+
+def flawed(number: int) -> bytes:
+    """A plate with a dark hole, as PNG; the number is in its first pixels."""
+    picture = grey_picture()
+    picture[90:130, 60:100] = 0
+    picture[0, :4, 0] = list(number.to_bytes(4, "little"))
+    return png(picture)
+
+
+def kill_service(url: str, pid: int, numbers: Iterator[int], wanted: int, seconds: float) -> tuple[Acknowledged, float]:
+    """Press the service at `url` and kill it `seconds` after so many acknowledgements; what was told, and how many a second."""
+    told, started = Acknowledged(wanted), time.monotonic()
+    clients = [threading.Thread(target=press, args=(url, numbers, told)) for _ in range(_THREADS)]
+    for client in clients:
+        client.start()
+    if not told.enough.wait(60):
+        raise RuntimeError(f"the service acknowledged {len(told.inspections)} of {wanted} within a minute")
+    time.sleep(seconds)
+    if not all(client.is_alive() for client in clients):
+        raise RuntimeError("the service ended, or failed a client, before it was killed")
+    os.kill(pid, signal.SIGKILL)
+    took = time.monotonic() - started
+    for client in clients:
+        client.join()
+    return told, len(told.inspections) / took
+
+
+def missing_over_http(url: str, told: Acknowledged) -> dict[str, int]:
+    """How much of what was acknowledged the next service does not show."""
+    lost = dict.fromkeys(("lost", "lost_pictures", "lost_reviews"), 0)
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for number, picture in told.inspections.items():
+            record = client.get(f"/inspections/{number}")
+            lost["lost"] += record.status_code != 200
+            lost["lost_pictures"] += client.get(f"/inspections/{number}/image").content != picture
+            if number in told.reviewed:
+                lost["lost_reviews"] += record.status_code != 200 or not record.json()["reviews"]
+    return lost
+
+
+def run_service(folder: Path, rounds: int, url: str | None = None, seed: int = 1) -> Result:
+    """So many rounds of a whole service, around a small model, in one folder."""
+    chance, numbers = random.Random(seed), iter(itertools.count())
+    write_bundle(folder / "models", "probe", 1)
+    settings: dict[str, object] = {"records_dir": folder / "records", "products_dir": folder}
+    if url:
+        settings["database_url"] = url
+    totals = dict.fromkeys(("lost", "lost_pictures", "lost_reviews"), 0)
+    acknowledged, reviewed, rates = [], [], []
+    told = Acknowledged()
+    for left in range(rounds, -1, -1):
+        with serving(folder / "models", **settings) as server:
+            for name, count in missing_over_http(server.url, told).items():
+                totals[name] += count
+            if left:
+                wanted, seconds = chance.randint(20, 60), chance.uniform(0, 0.2)
+                told, rate = kill_service(server.url, server.pid, numbers, wanted, seconds)
+                acknowledged += list(told.inspections)
+                reviewed += told.reviewed
+                rates.append(rate)
+    half = missing(folder / "records", url, acknowledged, reviewed)["half_written"]
+    integrity = _integrity(folder / "records", url)
+    return Result(
+        rounds,
+        len(acknowledged),
+        len(reviewed),
+        **totals,
+        half_written=half,
+        integrity=integrity,
+        median_records_per_second=round(float(np.median(rates)), 1),
+    )
+
+
 def _integrity(folder: Path, url: str | None) -> str:
     if url:
         return "not checked on PostgreSQL"
@@ -183,6 +300,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--url", help="PostgreSQL instead of SQLite; its tables are filled")
     parser.add_argument("--folder", type=Path, help="where to record; a temporary folder when not given")
+    parser.add_argument("--service", action="store_true", help="kill a whole service, not only what it records with")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -190,9 +308,11 @@ def main() -> None:
         write_for_ever(given.write, given.url)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        result = run(given.folder or Path(temporary), given.rounds, given.url)
+        work = run_service if given.service else run
+        result = work(given.folder or Path(temporary), given.rounds, given.url)
     told: dict[str, Any] = {
         "machine": describe(),
+        "killed": "service" if given.service else "records",
         "database": "postgresql" if given.url else "sqlite",
         **asdict(result),
     }

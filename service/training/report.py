@@ -95,8 +95,10 @@ def write_report(report: Report) -> str:
         "these, remove what is flawed, and train again.</p>",
         "".join(_figure(shown, limits) for shown in report.suspects),
     ]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<meta name=viewport content='width=device-width'><title>{escape(report.name)}</title>"
+    head = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(report.name)}</title>"
+    )
     return f"{head}<style>{_STYLE}</style>{''.join(parts)}</html>\n"
 
 

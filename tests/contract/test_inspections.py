@@ -19,7 +19,7 @@ import pytest
 
 from service.api.access import create_key
 from service.api.app import watch_drift
-from tests.contract.serving import Service, running
+from tests.contract.serving import Gate, Service, running, wait_until
 from tests.networks import grey_picture, png, write_bundle
 
 GOOD = png(grey_picture())
@@ -167,15 +167,22 @@ def test_what_a_key_may_be(service: Service) -> None:
 
 
 def test_a_hundred_duplicates_at_once_leave_one_record(service: Service) -> None:
-    def ask(_: int) -> bytes:
-        headers = {"idempotency-key": "burst"}
-        answer = httpx.post(f"{service.url}/classify", files={"image": ("a.png", BAD)}, headers=headers, timeout=60)
-        assert answer.status_code == 200, answer.text
-        return answer.content
-
-    with concurrent.futures.ThreadPoolExecutor(20) as pool:
-        answers = set(pool.map(ask, range(100)))
-    assert len(answers) == 1
+    limits = httpx.Limits(max_connections=100)
+    headers = {"idempotency-key": "burst"}
+    gate = Gate(service.session)  # the first of them cannot be answered until all are in
+    with (
+        httpx.Client(base_url=service.url, headers=headers, limits=limits, timeout=60) as client,
+        concurrent.futures.ThreadPoolExecutor(100) as pool,
+    ):
+        asked = [pool.submit(client.post, "/classify", files={"image": ("a.png", BAD)}) for _ in range(100)]
+        try:
+            wait_until(lambda: service.state.lifecycle.in_flight == 100)
+        finally:
+            gate.restore()
+        answers = [each.result() for each in asked]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert sum("idempotent-replayed" in answer.headers for answer in answers) == 99
     assert len(found(service)["inspections"]) == 1
 
 

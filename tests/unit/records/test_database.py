@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -114,3 +115,11 @@ def test_a_stored_answer_keeps_its_place_when_headers_are_added(tmp_path: Path) 
         "later": {"location": "/inspections/1", "preference-applied": "respond-async"},
         "plain": {},
     }
+
+
+def test_a_connection_in_use_while_closing_is_closed_when_it_comes_back(tmp_path: Path, postgres_url: str) -> None:
+    database = open_database(tmp_path, postgres_url)
+    with database.reading() as connection:
+        in_use: Any = connection.connection.driver_connection
+        database.close()
+    assert in_use.closed
