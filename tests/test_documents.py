@@ -51,6 +51,12 @@ def test_every_answer_says_what_its_body_is() -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_commands_stand_in_fenced_blocks_which_are_run(page: Path) -> None:
+    outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert not re.findall(r"^(?: {4}|\t)(?:flawscribe|curl|make|docker|python) .*", outside, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
     broken = []

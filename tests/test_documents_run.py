@@ -31,7 +31,6 @@ _PAGES = [page for page in pages() if any(b.language in _RUN and b.not_run is No
 _COMMANDS = {
     "flawscribe": """
 case $1 in
-bench) ;;
 train | serve) exec "$PYTHON" -m tests.documented "$@" ;;
 samples) exec "$PYTHON" -m service "$@" --good 1 --flawed 1 ;; # fewer than asked for
 *) exec "$PYTHON" -m service "$@" ;;
