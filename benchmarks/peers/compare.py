@@ -3,7 +3,7 @@
     python -m benchmarks.peers.compare --python /path/peers/bin/python --json benchmarks/results/peers.json
 
 Every server stays loaded in memory; one works at a time, loaded by clients in processes of their own, while the others are
-stopped by a signal: some of them take processor time even when nobody asks them anything.
+stopped by a signal, with all that they have started, so that none takes processor time from it.
 """
 
 from __future__ import annotations

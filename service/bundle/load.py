@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from service.bundle.layout import LAYOUT_FILE, read_layout
 from service.bundle.manifest import FORM_FILES, Form, FormName, Manifest
@@ -17,7 +18,7 @@ from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
 from service.decision.scale import picture_map
 from service.engine.session import Provider, Session, has_cuda, has_openvino, open_session
 from service.errors import BundleRefused, NotReady
-from service.image.decode import decode, read_header
+from service.image.decode import decode, decode_image, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
 from service.settings import Settings
 from service.types import AnomalyMap, Layout, LocalScale, ModelIdentity, Thresholds, TilePlan
@@ -107,14 +108,17 @@ class Bundle:
         """How a picture of `width` x `height` px is cut for this model."""
         return plan_tiles(width, height, self.manifest.prepare, global_map=self.manifest.network.global_map)
 
-    def anomaly_map_of_file(self, data: bytes, max_pixels: int) -> AnomalyMap:
-        """The anomaly map of an encoded picture, decoded as serving does. Raises UnreadableImage, TooLarge."""
+    def decoded(self, data: bytes, max_pixels: int) -> tuple[Image.Image, TilePlan]:
+        """An encoded picture, decoded as serving does, and the plan of its windows. Raises UnreadableImage, TooLarge."""
         header = read_header(data, max_pixels)
-        plan = self.plan(header.width, header.height)
         scale = jpeg_scale(header.width, header.height, self.manifest.prepare)
-        windows = prepare(decode(data, max_pixels, jpeg_scale=scale), plan)
+        return decode_image(data, max_pixels, jpeg_scale=scale), self.plan(header.width, header.height)
+
+    def anomaly_map_of_file(self, data: bytes, max_pixels: int) -> AnomalyMap:
+        """The anomaly map of an encoded picture. Raises UnreadableImage, TooLarge."""
+        image, plan = self.decoded(data, max_pixels)
         manifest = self.manifest
-        return picture_map(self.session.run(windows), plan, manifest.min_flaw_px, self.roi, self.local)
+        return picture_map(self.session.run(prepare(image, plan)), plan, manifest.min_flaw_px, self.roi, self.local)
 
     def anomaly_map(self, rgb: NDArray[np.uint8]) -> AnomalyMap:
         """The anomaly map of a picture uint8 [H,W,3], synchronously: prepare, network, decision's one map."""

@@ -19,8 +19,8 @@ from service.bundle.store import Bundle
 from service.decision.heatmap import overlay_png
 from service.decision.scale import full_size
 from service.errors import BadRequest, FlawscribeError, UnreadableImage
-from service.image.decode import decode, decode_image, read_header
-from service.image.prepare import jpeg_scale, prepare
+from service.image.decode import decode
+from service.image.prepare import prepare
 from service.inspector import decide
 from service.training.data import IMAGE_SUFFIXES, MAX_PIXELS
 from service.training.metrics import au_pro, auroc, interval
@@ -141,10 +141,7 @@ def score_all(
 
 def _judged(bundle: Bundle, data: bytes) -> tuple[AnomalyMap, Verdict]:
     """An encoded picture's map and verdict, decoded as serving does."""
-    header = read_header(data, MAX_PIXELS)
-    plan = bundle.plan(header.width, header.height)
-    scale = jpeg_scale(plan.width, plan.height, bundle.manifest.prepare)
-    image = decode_image(data, MAX_PIXELS, jpeg_scale=scale)
+    image, plan = bundle.decoded(data, MAX_PIXELS)
     reasons = bundle.manifest.quality_gate.reasons(image, plan.width // image.width)
     return decide(bundle.session.run(prepare(image, plan)), bundle, plan, None, reasons)
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from service.bundle.load import anomaly_map_of
 from service.bundle.store import Bundle, EngineOptions, load_bundle
 from service.decision.verdict import judge
 from service.samples import flaw_types, render
@@ -26,17 +25,7 @@ def bundle(root: Path) -> Bundle:
 
 
 def verdict_of(bundle: Bundle, rgb: np.ndarray) -> Verdict:
-    manifest = bundle.manifest
-    mapped = anomaly_map_of(
-        bundle.session,
-        rgb,
-        recipe=manifest.prepare,
-        global_map=manifest.network.global_map,
-        min_flaw_px=manifest.min_flaw_px,
-        roi=bundle.roi,
-        local=bundle.local,
-    )
-    return judge(mapped, bundle.thresholds, bundle.form.calibration_scores)
+    return judge(bundle.anomaly_map(rgb), bundle.thresholds, bundle.form.calibration_scores)
 
 
 @pytest.mark.parametrize("flaw", flaw_types("polka-dot"))
