@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -52,12 +53,14 @@ from service.records.drift import against_calibration, read_accepted_p_values
 from service.records.retention import Keep
 from service.records.store import Records, RecordsOptions
 from service.settings import Settings, load_settings
+from service.types import ModelIdentity
 
 if TYPE_CHECKING:
     from service.captions.guard import GuardedLlm
 
 log = logging.getLogger("flawscribe.app")
 _HOUSEKEEPING_S = 3600
+_DRIFT_S = 60.0  # until drift is first judged, and then the shortest pause
 _FOLLOW_S = 2.0
 _DRIFT_WORDS = ("too few", "steady", "shifting", "drifted")
 _DEMO = "polka-dot"
@@ -117,7 +120,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _life(state: ServiceState) -> AsyncIterator[None]:
     state.llm = _open_llm(state.settings, state.metrics)
-    tasks = [asyncio.create_task(work(state)) for work in (_load_default, _keep_house, _follow_others, watch_lag)]
+    works = (_load_default, _keep_house, _watch_scores, _follow_others, watch_lag)
+    tasks = [asyncio.create_task(work(state)) for work in works]
     try:
         yield
     finally:
@@ -192,17 +196,37 @@ def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:
 
 
 async def _keep_house(state: ServiceState) -> None:
-    """Once an hour: remove what may not stay any longer, see whether scores have drifted, and what other services checked."""
+    """Once an hour: remove what may not stay any longer, and see what other services checked."""
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         if state.records is not None:
             try:
                 removed = await asyncio.to_thread(state.records.retention.run)
                 log.info("retention removed %s", removed)
-                await asyncio.to_thread(watch_drift, state, datetime.now(UTC))
                 await asyncio.to_thread(show_checks, state)
             except FlawscribeError as error:
                 log.error("housekeeping: %s", error.detail)
+
+
+async def _watch_scores(state: ServiceState) -> None:
+    """Judge drift a minute after the start, or after a version came into service, and then after pauses each twice the one before,
+    up to an hour: soon after there are parts enough, and seldom once a day has many of them to read."""
+    known: dict[str, ModelIdentity] = {}
+    pause = due = 0.0
+    while True:
+        await asyncio.sleep(_DRIFT_S)
+        if state.records is None:
+            continue
+        serving = known | {bundle.manifest.name: bundle.identity for bundle in state.store.in_service()}
+        if serving != known:
+            known, pause, due = serving, _DRIFT_S, 0.0
+        if time.monotonic() < due:
+            continue
+        due, pause = time.monotonic() + pause, min(2 * pause, _HOUSEKEEPING_S)
+        try:
+            await asyncio.to_thread(watch_drift, state, datetime.now(UTC))
+        except FlawscribeError as error:
+            log.error("drift is not judged: %s", error.detail)
 
 
 async def _follow_others(state: ServiceState) -> None:

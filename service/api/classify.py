@@ -21,6 +21,7 @@ from service.api.judging import (
     deadline_of,
     judge_all,
     judged_of,
+    method_of,
     model_named,
     unless_departed,
 )
@@ -85,14 +86,13 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
             async with state.leased(model_named(query, state), query.version) as bundle:
                 work = _work(state, bundle, incoming, query, context, deadline, worded=not later)
                 outcomes, captions = await unless_departed(request, work)
-            judged = judged_of(outcomes)
+            judged, method = judged_of(outcomes), method_of(query, bundle)
 
             async def render(stored: bool) -> Response:
                 told = [
                     Judged(each, stored, captions.get(each.id)) if isinstance(each, Inspection) else each
                     for each in outcomes
                 ]
-                method = "request" if query.threshold is not None else bundle.form.reject_rule.method
                 form = schemas.DetectAnswer if later else schemas.ClassifyAnswer
                 response = await answers.json_answer(
                     request.state.request_id,
@@ -114,7 +114,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
             ]
             # asked for: words that come later need a record to come to
             keep = replace(keep, asked=keep.asked or later)
-            response = await conclude(state, bundle, request.state.request_id, keep, claim, kept, render)
+            response = await conclude(state, bundle, method, request.state.request_id, keep, claim, kept, render)
             if later:
                 for item in kept:
                     _word_later(state, bundle, item.inspection, context)

@@ -16,6 +16,7 @@ from service.api.judging import (
     deadline_of,
     judge_all,
     judged_of,
+    method_of,
     model_named,
     unless_departed,
 )
@@ -89,13 +90,12 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
                     counted=query.counted,
                 )
                 outcomes = await unless_departed(request, judging)
-            judged = judged_of(outcomes)
+            judged, method = judged_of(outcomes), method_of(query, bundle)
 
             async def render(stored: bool) -> Response:
                 if picture_only:
                     return await answers.picture_answer(judged[0], state.inspector.budget_of(bundle))
                 told = [Judged(each, stored) if isinstance(each, Inspection) else each for each in outcomes]
-                method = "request" if query.threshold is not None else bundle.form.reject_rule.method
                 return await answers.json_answer(
                     request.state.request_id,
                     told,
@@ -107,7 +107,7 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
 
             pairs = zip(outcomes, incoming.pictures, strict=True)
             kept = [Kept(o, p) for o, p in pairs if isinstance(o, Inspection) and isinstance(p, Picture)]
-            return await conclude(state, bundle, request.state.request_id, keep, claim, kept, render)
+            return await conclude(state, bundle, method, request.state.request_id, keep, claim, kept, render)
 
 
 def _wants_picture(request: Request) -> bool:

@@ -223,6 +223,7 @@ def _told(record: Record, state: ServiceState) -> schemas.RecordedInspection:
             "is_anomalous": record.decision is Decision.NOT_OK,
             "anomaly_score": record.score,
             "threshold": record.thresholds.reject,
+            "threshold_method": record.threshold_method or None,
             "review_threshold": record.thresholds.review,
             "p_value": record.p_value,
             "reasons": record.reasons,

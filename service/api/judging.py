@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.api.answers import Include
 from service.api.recording import Storing
+from service.api.schemas import ThresholdMethod
 from service.api.state import ServiceState
 from service.api.wire import IMAGE_TYPES
 from service.bundle.store import Bundle
@@ -201,6 +202,11 @@ def deadline_of(request: Request, state: ServiceState) -> float:
     if not stated.isdecimal() or not 0 < int(stated) < 10**9:
         raise InvalidParameter(f"X-Deadline-Ms must be a positive whole number of milliseconds, not {stated!r}")
     return time.monotonic() + int(stated) / 1000
+
+
+def method_of(query: JudgeQuery, bundle: Bundle) -> ThresholdMethod:
+    """How the reject threshold came about: by the request itself, or as the bundle says."""
+    return "request" if query.threshold is not None else bundle.form.reject_rule.method
 
 
 def model_named(query: JudgeQuery, state: ServiceState) -> str:

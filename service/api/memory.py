@@ -6,22 +6,29 @@ import asyncio
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api import schemas
-from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.captions.captioner import Captioner
 from service.captions.memory import Recall
 from service.captions.products import UNKNOWN, taxonomy
-from service.errors import NotReady
+from service.errors import InvalidParameter, NotReady
 from service.records.entities import Record
 from service.records.store import Records
 
 router = APIRouter(tags=["records"])
 _MOST_SIMILAR = 6
+
+
+class SimilarQuery(BaseModel):
+    """Query parameters; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    region: int | None = Field(None, ge=0, description="Index of the region meant; unset: the strongest.")
 
 
 class LabelsQuery(BaseModel):
@@ -35,14 +42,15 @@ class LabelsQuery(BaseModel):
 @router.get(
     "/inspections/{inspection_id}/similar",
     summary="Reviewed past flaws that look like this one's",
-    dependencies=[Depends(no_query)],
 )
-async def show_similar(request: Request, inspection_id: str) -> schemas.Similar:
-    """Of its strongest region, nearest first, with what people said caused them and was done. Asked of the memory as it is
+async def show_similar(
+    request: Request, inspection_id: str, query: Annotated[SimilarQuery, Query()]
+) -> schemas.Similar:
+    """Of one of its regions, nearest first, with what people said caused them and was done. Asked of the memory as it is
     now, also where no words were asked for."""
     state = require(request, "review")
     record = await asyncio.to_thread(records_of(state).inspections.get, inspection_id)
-    region, recall = await asyncio.to_thread(_recall, _captioner(state), record)
+    region, recall = await asyncio.to_thread(_recall, _captioner(state), record, query.region)
     if recall is None:
         return schemas.Similar(region=region, label=UNKNOWN, confidence=None, sure=False, cases=[])
     told = zip(recall.similar, recall.cases, strict=True)
@@ -79,11 +87,17 @@ def _captioner(state: ServiceState) -> Captioner:
     return state.captioner
 
 
-def _recall(captioner: Captioner, record: Record) -> tuple[int | None, Recall | None]:
-    """The strongest region, and what memory says of it; None where there is none, or it has no descriptor."""
+def _recall(captioner: Captioner, record: Record, region: int | None) -> tuple[int | None, Recall | None]:
+    """The region, else the strongest, and what memory says of it; None where there is none, or it has no descriptor.
+
+    Raises InvalidParameter for a region that the inspection does not have.
+    """
+    if region is not None and region >= len(record.regions):
+        raise InvalidParameter(f"region {region} is not one of the inspection's {len(record.regions)}")
     if not record.regions:
         return None, None
-    region = int(np.argmax([each.peak_score for each in record.regions]))
+    if region is None:
+        region = int(np.argmax([each.peak_score for each in record.regions]))
     if record.descriptors is None or len(record.descriptors) <= region:
         return region, None
     descriptor = record.descriptors[region]

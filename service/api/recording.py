@@ -17,6 +17,7 @@ from fastapi import Request, Response
 from PIL import Image
 
 from service.api.events import inspected
+from service.api.schemas import ThresholdMethod
 from service.api.state import ServiceState
 from service.bundle.store import Bundle
 from service.captions.captioner import Captions
@@ -124,6 +125,7 @@ def later_at(location: str) -> dict[str, str]:
 async def conclude(
     state: ServiceState,
     bundle: Bundle,
+    method: ThresholdMethod,
     request_id: str,
     keep: Keeping,
     claim: Claim | None,
@@ -142,7 +144,7 @@ async def conclude(
         records = records_of(state)
         rows = []
         if keep.wanted:  # one is quick; many are made beside the event loop
-            make = partial(_records, kept, bundle, request_id, keep.storing)
+            make = partial(_records, kept, bundle, method, request_id, keep.storing)
             rows = make() if len(kept) == 1 else await asyncio.to_thread(make)
         if keep.storing == "image":
             await asyncio.to_thread(_keep_pictures, records, kept)
@@ -176,17 +178,20 @@ def product_of(inspection: Inspection) -> str:
     return inspection.metadata.get("product", "").strip() or inspection.model.name
 
 
-def _records(kept: Sequence[Kept], bundle: Bundle, request_id: str, storing: Storing) -> list[Record]:
-    return [_record(item, bundle, request_id, storing) for item in kept]
+def _records(
+    kept: Sequence[Kept], bundle: Bundle, method: ThresholdMethod, request_id: str, storing: Storing
+) -> list[Record]:
+    return [_record(item, bundle, method, request_id, storing) for item in kept]
 
 
-def _record(item: Kept, bundle: Bundle, request_id: str, storing: Storing) -> Record:
+def _record(item: Kept, bundle: Bundle, method: ThresholdMethod, request_id: str, storing: Storing) -> Record:
     return record_of(
         item.inspection,
         request_id=request_id,
         product=product_of(item.inspection),
         teacher_sha256=bundle.manifest.teacher.sha256,
         created_at=datetime.now(UTC),
+        threshold_method=method,
         caption=None if item.captions is None else caption_of(item.captions),
         picture_stored=storing == "image",
     )

@@ -240,6 +240,7 @@ class RecordedInspection(_Answer):
     is_anomalous: bool
     anomaly_score: float | None
     threshold: float
+    threshold_method: ThresholdMethod | None  # null: recorded by a version that did not keep it
     review_threshold: float
     p_value: float | None
     reasons: list[str]

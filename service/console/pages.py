@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ PAGES = (
     Page("models", "/console/models", "review"),
     Page("train", "/console/train", "admin"),
 )
+# a path of this service; browsers read a backslash as a slash, and leave out tabs and new lines
+_WITHIN = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 
 
 def make_router(viewer_of: Callable[[Request], Viewer | None]) -> APIRouter:
@@ -46,9 +49,10 @@ def make_router(viewer_of: Callable[[Request], Viewer | None]) -> APIRouter:
     @router.get("/login")
     async def login(request: Request) -> Response:
         viewer = viewer_of(request)
-        return (
-            RedirectResponse("/", 303) if viewer is not None else shell.render("login", Viewer(frozenset(), keys=True))
-        )
+        if viewer is None:
+            return shell.render("login", Viewer(frozenset(), keys=True))
+        asked = request.query_params.get("next", "")
+        return RedirectResponse(asked if _WITHIN.fullmatch(asked) else _first(viewer), 303)
 
     @router.get("/console/static/{name:path}")
     async def file(request: Request, name: str) -> Response:
@@ -59,3 +63,8 @@ def make_router(viewer_of: Callable[[Request], Viewer | None]) -> APIRouter:
         return response
 
     return router
+
+
+def _first(viewer: Viewer) -> str:
+    """The path of the first page that the viewer may see."""
+    return next((page.path for page in PAGES if viewer.may(page.scope)), "/")

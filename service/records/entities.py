@@ -49,7 +49,8 @@ class StoredReview:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One inspection. `score`, `p_value`: None where they are not finite numbers; times are aware.
+    """One inspection. `score`, `p_value`: None where they are not finite numbers; times are aware. `threshold_method`: how the
+    reject threshold was chosen, empty where it was not kept.
 
     `descriptors` float32 [regions, C]: written, and read back only where they are asked for.
     """
@@ -77,6 +78,7 @@ class Record:
     captured_at: datetime | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     picture_stored: bool = False
+    threshold_method: str = ""
     descriptors: NDArray[np.float32] | None = None
     caption: Caption | None = None
     reviews: tuple[StoredReview, ...] = ()

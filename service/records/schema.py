@@ -45,6 +45,7 @@ inspections = sa.Table(
     sa.Column("descriptors", Float32s),  # [regions, C], row by row
     sa.Column("timings", Json, nullable=False),
     sa.Column("picture_stored", sa.Boolean, nullable=False),
+    _text("threshold_method"),  # of the reject threshold; empty in rows of before it was kept
     sa.Index("inspections_by_time", "created_at", "id"),
     sa.Index("inspections_by_product", "product", "created_at"),
     sa.Index("inspections_by_lot", "lot", "created_at"),

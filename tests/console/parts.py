@@ -12,11 +12,13 @@ from tests.networks import grey_picture, png
 HOSTILE = "<img src=x onerror=alert(1)>&lt;b&gt;"
 
 
-def part(at: int | None = 60, shade: int = 30) -> bytes:
-    """A picture of 400 x 300 px as PNG: plain, or with a dark square at (`at`, `at`)."""
+def part(at: int | None = 60, shade: int = 30, *, second: bool = False) -> bytes:
+    """A picture of 400 x 300 px as PNG: plain, or with a dark square at (`at`, `at`), and a second, paler one at its right."""
     picture = grey_picture(300, 400)
     if at is not None:
         picture[at : at + 40, at : at + 40] = shade
+    if second:
+        picture[200:240, 300:340] = 60
     return png(picture)
 
 

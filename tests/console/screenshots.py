@@ -16,6 +16,7 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
+from service.api.access import create_key
 from service.samples import write_dataset
 from tests.console.conftest import ARGUMENTS, CHROMIUM
 from tests.console.parts import review
@@ -134,7 +135,7 @@ def inspect(service: Service, browser: Browser, parts: Path, path: Path) -> None
 
 
 def queue(service: Service, browser: Browser, parts: Path, path: Path) -> None:
-    page = page_of(service, browser, "/console/queue")
+    page = page_of(service, browser, "/console/queue", height=980)
     page.locator(".past-flaw").first.wait_for()
     page.keyboard.press("r")
     page.keyboard.press("1")
@@ -218,6 +219,16 @@ def train(service: Service, browser: Browser, parts: Path, path: Path) -> None:
         service.client.post(f"/trainings/{each['id']}/cancel")
 
 
+def login(service: Service, browser: Browser, parts: Path, path: Path) -> None:
+    """Of a service that asks for keys."""
+    keys = parts.parent / "keys.json"
+    create_key(keys, ("review",), "shift 2")
+    with running(parts.parent / "models", model="polka-dot", keys_file=keys, store="off") as guarded:
+        page = page_of(guarded, browser, "/console/queue", height=440)
+        page.get_by_label("API key").wait_for()
+        keep(page, path)
+
+
 PICTURES: dict[str, Callable[[Service, Browser, Path, Path], None]] = {
     "inspect": inspect,
     "queue": queue,
@@ -226,6 +237,7 @@ PICTURES: dict[str, Callable[[Service, Browser, Path, Path], None]] = {
     "models": models,
     "train": train,
     "phone": phone,
+    "login": login,
 }
 
 if __name__ == "__main__":

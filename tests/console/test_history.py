@@ -60,11 +60,29 @@ def test_an_inspection_opens_by_its_address_and_is_reviewed(site: Service, open_
     assert counted(site) == before
     dialog.get_by_role("button", name="Right").click()
     dialog.get_by_label("What is the flaw?").fill("scratch")
+    dialog.get_by_label("Note").fill("seen twice")
     dialog.get_by_role("button", name="Save").click()
     dialog.get_by_text("Verdict right", exact=True).wait_for()
+    expect(dialog).to_contain_text("seen twice")
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#rows")).to_contain_text("scratch")
     expect(page).not_to_have_url(re.compile("#"))
+
+
+def test_an_open_inspection_hears_the_keys_of_a_review(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(101), lot="keys heard")
+    page = open_page(site, f"/console/history?lot=keys+heard#{seen['id']}")
+    page.get_by_role("form", name="Review").wait_for()
+    page.keyboard.press("r")
+    page.keyboard.press("n")
+    page.keyboard.type("by hand")
+    page.keyboard.press("Escape")  # leaves the field, not the inspection
+    page.keyboard.press("l")
+    page.keyboard.type("scratch")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("Verdict right · scratch")
+    expect(page.get_by_role("dialog")).to_contain_text("by hand")
 
 
 def test_causes_lead_to_the_past_flaws_they_cite_and_a_suggested_severity_is_told(

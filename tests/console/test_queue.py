@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -59,6 +60,76 @@ def test_a_verdict_comes_first_and_must_fit(site: Service, open_page: Opener) ->
     page.keyboard.press("e")
     page.get_by_text("Escape cannot be said of the verdict Not OK.").wait_for()
     assert reviews_of(site, seen["id"]) == []
+
+
+def test_each_flaw_of_a_part_gets_its_own_words_by_keyboard(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(72, second=True), product="several", lot="several")
+    assert len(seen["regions"]) == 2
+    page = open_page(site, "/console/queue")
+    lot_of(page, "several")
+    form = page.get_by_role("form", name="Review")
+    form.wait_for()
+    assert page.locator(".outlines .tag").all_inner_texts() == ["1", "2"]
+    for key, words in (("l", "ink"), ("c", "printer"), ("n", "seen on line 2")):
+        page.keyboard.press(key)
+        page.keyboard.type(words)
+        page.keyboard.press("Escape")
+    with page.expect_request("**/similar?region=1"):
+        page.keyboard.press("f")
+    expect(form.get_by_label("Which flaw?")).to_have_value(re.compile("^2 · "))
+    expect(page.locator(".outline.marked")).to_have_attribute("data-region", "1")
+    assert form.get_by_label("What is the flaw?").input_value() == form.get_by_label("Note").input_value() == ""
+    page.keyboard.press("l")
+    page.keyboard.type("dent")
+    page.keyboard.press("Escape")
+    page.keyboard.press("f")
+    assert form.get_by_label("What is the flaw?").input_value() == "ink"  # what was written waits
+    assert "2 ✓ dent" in form.get_by_label("Which flaw?").inner_text()
+    page.keyboard.press("r")
+    page.keyboard.press("Enter")
+    page.locator("#empty").wait_for()
+    told = [(each["region"], each["label"], each["cause"], each["comment"]) for each in reviews_of(site, seen["id"])]
+    assert told == [(1, "dent", "", ""), (0, "ink", "printer", "seen on line 2")]
+    assert all(each["case_id"] for each in reviews_of(site, seen["id"]))
+
+
+def test_of_several_reviews_those_that_are_written_are_not_sent_again(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(73, second=True), lot="again")
+    page = open_page(site, "/console/queue")
+    lot_of(page, "again")
+    form = page.get_by_role("form", name="Review")
+    for number in (0, 1):
+        form.get_by_label("Which flaw?").select_option(index=number)
+        form.get_by_label("What is the flaw?").fill(f"flaw {number}")
+    refusals = iter([False, True])  # the second one
+
+    def refused(route: Route) -> None:
+        if next(refusals, False):
+            route.fulfill(status=503, json={"title": "Busy"})
+        else:
+            route.continue_()
+
+    page.route("**/review", refused)
+    form.get_by_role("button", name="Right").click()
+    form.get_by_role("button", name="Save").click()
+    form.get_by_role("alert").get_by_role("button", name="Try again").click()
+    page.locator("#empty").wait_for()
+    assert [(each["region"], each["label"]) for each in reviews_of(site, seen["id"])] == [(1, "flaw 1"), (0, "flaw 0")]
+
+
+def test_overkill_is_of_the_whole_part_and_a_note_has_lines(site: Service, open_page: Opener) -> None:
+    seen = inspect(site, part(74, second=True), lot="lamps")
+    page = open_page(site, "/console/queue")
+    lot_of(page, "lamps")
+    page.get_by_label("Which flaw?").select_option(index=1)
+    page.get_by_label("Note").fill("lamp 3")
+    page.get_by_label("Note").press("Enter")
+    page.keyboard.type("was off")
+    page.get_by_role("button", name="Overkill").click()
+    page.get_by_label("Note").press("Control+Enter")
+    page.locator("#empty").wait_for()
+    (said,) = reviews_of(site, seen["id"])
+    assert (said["verdict"], said["region"], said["comment"]) == ("overkill", None, "lamp 3\nwas off")
 
 
 def test_an_escape_is_found_among_the_passed_parts(site: Service, open_page: Opener) -> None:
@@ -156,6 +227,16 @@ def test_a_picture_that_was_not_kept_and_heat_judged_anew(site: Service, open_pa
     page.locator("canvas.heat").wait_for()
     assert counted(site) == before
     assert len(httpx.get(f"{site.url}/inspections?lot=kept").json()["inspections"]) == 2  # looking is no inspection
+
+
+def test_on_a_phone_the_verdict_comes_before_the_past_flaws(site: Service, open_page: Opener) -> None:
+    inspect(site, part(94), product="cover", lot="phone")
+    page = open_page(site, "/console/queue", width=375)
+    lot_of(page, "phone")
+    page.locator(".past-flaw").first.wait_for()
+    tops = [page.locator(f"#shown {each}").bounding_box() for each in (".picture", ".badge.large", ".past-flaws")]
+    assert [each["y"] for each in tops if each] == sorted(each["y"] for each in tops if each)
+    assert len([each for each in tops if each]) == 3
 
 
 def test_hostile_texts_are_texts(site: Service, open_page: Opener) -> None:

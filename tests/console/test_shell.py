@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect
 from service.api.access import create_key
 from service.console.pages import PAGES
 from tests.console.conftest import Opener
+from tests.console.parts import inspect, part
 from tests.contract.serving import Service, running
 
 CONSOLE = Path(str(files("service.console")))
@@ -40,6 +41,20 @@ def test_every_page_fits_its_width_has_its_landmarks_and_is_accessible(
     assert page.get_by_role("main").count() == page.get_by_role("banner").count() == 1
     assert page.get_by_role("navigation").locator("[aria-current=page]").count() == 1
     assert page.title().endswith("Flawscribe")
+    check_widths(page)
+
+
+def test_a_review_of_several_flaws_fits_and_is_accessible(site: Service, open_page: Opener) -> None:
+    inspect(site, part(110, second=True))
+    page = open_page(site, "/console/queue", width=375)
+    page.get_by_label("Which flaw?").wait_for()
+    page.keyboard.press("r")
+    settled(page)
+    check_widths(page)
+
+
+def check_widths(page: Page) -> None:
+    """On a phone and on a large screen, light and dark."""
     page.evaluate((files("axe_core_python") / "axe.min.js").read_text())
     for width, scheme in ((375, "light"), (1440, "dark")):
         page.set_viewport_size({"width": width, "height": 900})
@@ -159,6 +174,9 @@ def test_login_leads_to_the_very_address_that_was_asked_for(guarded: Service, op
         "//evil.example/",
         "/\\evil.example/",
         "/.//evil.example/",
+        "/\t/evil.example/",
+        "\t//evil.example/",
+        "/\n\\evil.example/",
         "//[",
         "javascript:alert(1)",
         "console/history",
@@ -171,6 +189,20 @@ def test_login_goes_on_only_within_the_service(
     log_in(page, reviewer)
     page.wait_for_url(lambda url: not url.startswith(f"{guarded.url}/login"))
     assert page.url.startswith(f"{guarded.url}/")
+    page.goto(f"/login?next={quote(elsewhere)}")  # once logged in, the service itself sends on
+    assert page.url.startswith(f"{guarded.url}/")
+
+
+def test_a_link_to_the_login_leads_on_whoever_is_logged_in(guarded: Service, open_page: Opener, reviewer: str) -> None:
+    page = open_page(guarded, "/login")
+    log_in(page, reviewer)
+    page.wait_for_url("**/console/queue")  # the first page that the key opens
+    assert page.get_by_role("link", name="Flawscribe").get_attribute("href") == "/console/queue"
+    address = f"/console/history?lot=L%267+%C3%A9#{'0' * 32}"
+    page.goto(f"/login?next={quote('/console/history?lot=L%267+%C3%A9')}#{'0' * 32}")
+    expect(page).to_have_url(f"{guarded.url}{address}")
+    page.goto("/login")
+    expect(page).to_have_url(f"{guarded.url}/console/queue")
 
 
 def test_a_key_for_reviews_opens_every_page_that_it_is_offered(
@@ -205,8 +237,8 @@ def test_every_text_that_a_pages_modules_use_is_in_the_catalogue(page: str) -> N
             start, dynamic, _ = key.partition("${")
             *path, last = start.split(".")
             found: Any = TEXTS if key.startswith(("shell.", "verdicts.")) else TEXTS["pages"][page]
-            for part in path:
-                found = found[part]
+            for step in path:
+                found = found[step]
             names = [name for name in found if name.startswith(last)] if dynamic else [last] * (last in found)
             assert names, f"{module.name} uses the text {key!r}, which {page} does not have in texts/en.yaml"
 

@@ -142,3 +142,9 @@ def test_hostile_names_do_not_get_in(workshop: Service, open_page: Opener) -> No
     assert not name.evaluate("field => field.checkValidity()")
     name.fill("cover-2.b")
     assert name.evaluate("field => field.checkValidity()")
+
+
+def test_why_no_folder_may_be_named_is_said_beside_the_choice(empty_site: Service, open_page: Opener) -> None:
+    page = open_page(empty_site, "/console/train")
+    expect(page.get_by_label("Name a folder of the server")).to_be_disabled()
+    expect(page.get_by_text("FLAWSCRIBE_TRAINING_DATA_DIR is not set")).to_be_visible()

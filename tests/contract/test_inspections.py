@@ -8,15 +8,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from service.api import app
 from service.api.access import create_key
 from service.api.app import watch_drift
 from tests.contract.serving import Gate, Service, running, wait_until
@@ -52,7 +55,7 @@ def test_what_was_answered_is_found_again(service: Service) -> None:
     result = detect(service, data=meta)
     assert result["stored"] is True
     record = service.client.get(f"/inspections/{result['id']}").json()
-    for field in ("verdict", "anomaly_score", "threshold", "review_threshold", "p_value", "is_anomalous"):
+    for field in ("verdict", "anomaly_score", "threshold", "threshold_method", "review_threshold", "p_value"):
         assert record[field] == result[field]
     assert [region["box"] for region in record["regions"]] == [region["box"] for region in result["regions"]]
     assert (record["serial"], record["lot"], record["station"], record["product"]) == ("S1", "L", "3", "probe")
@@ -60,6 +63,8 @@ def test_what_was_answered_is_found_again(service: Service) -> None:
     assert record["captured_at"].startswith("2026-03-09T06:00:00")
     assert record["classification"] is None
     assert record["status"] == "done"
+    own = detect(service, query="?threshold=0.4")
+    assert service.client.get(f"/inspections/{own['id']}").json()["threshold_method"] == "request"
     assert service.client.get("/inspections/nothing").status_code == 404
 
 
@@ -369,3 +374,32 @@ def test_drift_shows_in_the_metrics(service: Service) -> None:
     watch_drift(service.state, datetime.now(UTC) + timedelta(minutes=1))
     assert value("flawscribe_drift_state", {"model": "probe"}) in (2, 3)
     assert (value("flawscribe_drift_psi", {"model": "probe"}) or 0) > 0.1
+
+
+def test_drift_is_judged_soon_after_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_DRIFT_S", 0.1)
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models") as service:
+        for k in range(60):
+            detect(service, png(grey_picture(level=200 + k % 3)))
+        value = service.state.metrics.registry.get_sample_value
+        wait_until(lambda: (value("flawscribe_drift_state", {"model": "probe"}) or 0) >= 2)
+
+
+def test_a_version_that_comes_into_service_is_judged_for_drift_whatever_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+    monkeypatch.setattr(app, "_DRIFT_S", 0.05)
+    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: 0.0))  # no pause ever ends
+    monkeypatch.setattr(
+        app, "watch_drift", lambda state, now: judged.extend(each.identity.version for each in state.store.in_service())
+    )
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models") as service:
+        wait_until(lambda: judged == [1])
+        write_bundle(tmp_path / "models", "probe", 2)
+        assert service.client.post("/models/probe/activate", json={"version": 2}).status_code == 200
+        wait_until(lambda: judged == [1, 2])
+        time.sleep(0.3)
+    assert judged == [1, 2]

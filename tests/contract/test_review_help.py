@@ -76,6 +76,10 @@ def test_past_flaws_and_labels_help_a_reviewer(service: Service) -> None:
     labels = service.client.get("/labels?product=cloth").json()["labels"]
     assert {"label": "ink <b>", "words": ""} in labels
     assert "unknown" not in [each["label"] for each in labels]
+    path = f"/inspections/{second['id']}/similar"
+    assert service.client.get(f"{path}?region=0").json() == similar
+    for wrong in ("region=1", "region=-1", "place=0"):
+        assert service.client.get(f"{path}?{wrong}").status_code == 422
     good = inspect(service, png(grey_picture(300, 400)), "past")
     nothing = service.client.get(f"/inspections/{good['id']}/similar").json()
     assert (nothing["region"], nothing["cases"]) == (None, [])

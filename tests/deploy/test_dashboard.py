@@ -108,7 +108,7 @@ def budget_lines() -> list[str]:
 
 
 def do_what_is_done_seldom(service: Service) -> None:
-    """Drift is looked for once an hour, master parts are checked once a day, candidates run in shadow now and then."""
+    """Drift is looked for from a minute after start, master parts are checked once a day, candidates run in shadow now and then."""
     watch_drift(service.state, datetime.now(UTC))
     good = {"image": ("good.png", png(grey_picture()))}
     assert service.client.post("/models/probe/masters", data={"expected": "ok"}, files=good).status_code == 201

@@ -5,7 +5,7 @@ import { at, el, keyedList, latest, show } from "./dom.js";
 import { subscribe } from "./events.js";
 import { inspectionView, reviewLine } from "./inspection.js";
 import { pictureOf, thumbnail } from "./record.js";
-import { reviewForm } from "./review.js";
+import { forPage, reviewForm } from "./review.js";
 import { text } from "./shell.js";
 import { badge, number, when } from "./verdict.js";
 import { named } from "./words.js";
@@ -96,6 +96,8 @@ function row(record) {
 
 // ---- one of them
 
+let shown = null; // {review, form: what it can be folded away in}
+
 async function open() {
   const id = location.hash.slice(1);
   const dialog = at("detail");
@@ -103,6 +105,7 @@ async function open() {
     dialog.close();
     return;
   }
+  shown = null;
   show(at("shown"), el("p", { class: "busy" }, text("shell.loading")));
   if (!dialog.open) dialog.showModal();
   try {
@@ -114,15 +117,17 @@ async function open() {
     });
     const said = record.reviews.length > 0 && el("section", { class: "stack" }, el("h3", {}, text("said")), record.reviews.map(reviewLine));
     const again = el("details", { open: record.reviews.length === 0 }, el("summary", {}, text(record.reviews.length ? "again" : "shell.review")), review.element);
-    const view = inspectionView(record, { picture: pictureOf(record), extra: [said, again] });
-    view.querySelector(".picture").append(el("section", { class: "stack past-flaws" }, el("h3", {}, text("shell.past")), review.past));
-    show(at("shown"), view);
+    shown = { review, form: again };
+    show(at("shown"), inspectionView(record, { picture: pictureOf(record), extra: [said, again], past: review.past }));
   } catch (error) {
     if (location.hash.slice(1) === id) show(at("shown"), failure(error, open));
   }
 }
 
 addEventListener("hashchange", open);
+document.addEventListener("keydown", (event) => {
+  if (at("detail").open && shown?.form.open && forPage(event) && shown.review.key(event)) event.preventDefault();
+});
 at("detail").addEventListener("close", () => {
   if (location.hash) history.replaceState(null, "", location.pathname + location.search);
   later(); // what came meanwhile

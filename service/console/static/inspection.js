@@ -11,9 +11,9 @@ const STAGES = ["decode", "prepare", "queue", "network", "decide"];
 
 /**
  * `data`: a result of /classify or a record of /inspections, with its `model`; `picture`: what pictureView takes of the picture
- * itself; `budget`: ms, where it is known; `extra`: elements below the words.
+ * itself; `budget`: ms, where it is known; `extra`: elements below the words; `past`: what shows the past flaws like it.
  */
-export function inspectionView(data, { picture, budget = null, extra = [] }) {
+export function inspectionView(data, { picture, budget = null, extra = [], past = null }) {
   const view = pictureView({
     size: data.image,
     regions: data.regions,
@@ -34,7 +34,10 @@ export function inspectionView(data, { picture, budget = null, extra = [] }) {
     factList(data),
     timingBar(data.timings_ms, budget),
   );
-  return el("div", { class: "inspection columns" }, view.element, side);
+  const similar = past && el("section", { class: "stack past-flaws" }, el("h3", {}, text("shell.past")), past);
+  const element = el("div", { class: "inspection columns" }, view.element, side, similar);
+  element.addEventListener("flawchosen", (event) => view.choose(event.detail)); // in the form of a review
+  return element;
 }
 
 function verdictHeading(data) {
@@ -93,14 +96,13 @@ function timingBar(timings, budget) {
   );
 }
 
-/** A reviewed inspection's last review in a line. */
+/** A review in a line, and what was written in another. */
 export function reviewLine(review) {
+  const written = [[review.cause, review.action].filter(Boolean).join(" → "), review.comment].filter(Boolean);
   return el(
-    "p",
-    { class: "small review-line" },
-    el("b", {}, text(`shell.said_${review.verdict}`)),
-    review.label && ` · ${named(review.label)}`,
-    ` · ${review.who} · `,
-    when(review.at),
+    "div",
+    { class: "small break" },
+    el("p", {}, el("b", {}, text(`shell.said_${review.verdict}`)), review.region !== null && ` · ${text("shell.flaw", { number: review.region + 1 })}`, review.label && ` · ${named(review.label)}`, ` · ${review.who} · `, when(review.at)),
+    written.map((each) => el("p", { class: "soft lines" }, each)),
   );
 }

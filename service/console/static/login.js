@@ -5,12 +5,14 @@ import { at, show } from "./dom.js";
 
 const form = at("login");
 
+const FIRST = "/login"; // leads whoever is logged in to the first page that their key opens
+
 /** Where to go on: an address of this service, whatever this page's own says. */
 function onward() {
-  const asked = new URLSearchParams(location.search).get("next") ?? "/";
-  if (!asked.startsWith("/") || !URL.canParse(asked, location.origin)) return "/";
+  const asked = new URLSearchParams(location.search).get("next") ?? FIRST;
+  if (!asked.startsWith("/") || !URL.canParse(asked, location.origin)) return FIRST;
   const url = new URL(asked, location.origin);
-  if (url.origin !== location.origin) return "/"; // as that of //elsewhere
+  if (url.origin !== location.origin) return FIRST; // as that of //elsewhere
   url.hash ||= location.hash; // which the service never saw: it came along with its redirect
   return url.href;
 }

@@ -45,14 +45,25 @@ async function heatOf(map, review, reject) {
  * the picture as judged; `regions`: with their boxes; `loadMap`: gives the anomaly map when its heat is first wanted, or null.
  */
 export function pictureView({ source, absent = "", size, regions, review, reject, loadMap, heatFirst = false, onbroken }) {
-  const outlines = svg("svg", { class: "outlines", viewBox: `0 0 ${size.width} ${size.height}`, "aria-hidden": "true" });
+  const drawn = svg("svg", { viewBox: `0 0 ${size.width} ${size.height}` });
+  const outlines = el("div", { class: "outlines", "aria-hidden": "true" }, drawn);
   const boxes = (regions ?? []).map((region, index) => {
     const [x, y, width, height] = region.box;
     const group = svg("g", { class: "outline", "data-region": index });
     for (const layer of ["halo", "line"]) group.append(svg("rect", { class: layer, x, y, width, height, rx: 2 }));
-    outlines.append(group);
+    drawn.append(group);
+    if (regions.length > 1) {
+      const tag = el("span", { class: "tag small number" }, `${index + 1}`); // as in the list of regions
+      tag.style.left = `max(.9em, ${(100 * x) / size.width}%)`; // whole at the picture's border, too
+      tag.style.top = `max(.8em, ${(100 * y) / size.height}%)`;
+      outlines.append(tag);
+    }
     return group;
   });
+  let chosen = null;
+  const stress = (index) => {
+    for (const [at, group] of boxes.entries()) group.classList.toggle("marked", at === index);
+  };
   const image = el("img", { src: source, alt: text("shell.picture_alt", { count: boxes.length }), class: "pixels" });
   const stage = el("div", { class: "stage" }, image, outlines);
   const fitting = `calc(68vh * ${size.width / size.height})`;
@@ -123,9 +134,14 @@ export function pictureView({ source, absent = "", size, regions, review, reject
 
   return {
     element: figure,
-    /** Put stress on a region; null: on none. */
+    /** Put stress on a region; null: on the chosen one again. */
     mark(index) {
-      for (const [at, group] of boxes.entries()) group.classList.toggle("marked", at === index);
+      stress(index ?? chosen);
+    },
+    /** Let the stress stay on a region. */
+    choose(index) {
+      chosen = index;
+      stress(index);
     },
   };
 }

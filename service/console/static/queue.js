@@ -99,11 +99,8 @@ function choose(record) {
   show(at("meanwhile"));
   if (record) {
     const form = reviewForm(record, () => reviewed(record));
-    const past = el("section", { class: "stack past-flaws" }, el("h3", {}, text("shell.past")), form.past);
-    const view = inspectionView(record, { picture: pictureOf(record), extra: [form.element] });
-    view.querySelector(".picture").append(past);
     chosen = { record, form };
-    show(at("shown"), view);
+    show(at("shown"), inspectionView(record, { picture: pictureOf(record), extra: [form.element], past: form.past }));
   } else show(at("shown"));
   draw();
   at("list").querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });

@@ -274,6 +274,18 @@ def test_never_more_than_ten_words(text: str) -> None:
     assert len(ten_words(text).split()) <= MOST_WORDS
 
 
+def test_rules_speak_english_whatever_the_cards_language() -> None:
+    """docs/captions.md says so: what a card's language is for is the LLM."""
+    rgb, mask = painted((200, 30, 30), np.s_[60:70, 200:210])
+    region = region_of(mask)
+    told = {
+        language: in_words(ProductCard(product="p", name="p", language=language), rgb, region, mask)
+        for language in ("en", "de")
+    }
+    assert told["de"] == told["en"]
+    assert told["de"].description.startswith("Red spot in the upper right")
+
+
 def test_a_normal_picture_is_normal() -> None:
     found = classify_picture(verdict_of(decision=Decision.OK), [])
     assert (found.label, found.description, found.severity) == ("normal", "This is normal", Severity.NONE)

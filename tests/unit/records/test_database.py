@@ -11,9 +11,11 @@ from alembic.migration import MigrationContext
 
 from service.errors import SettingsError
 from service.records.database import migrate, open_database
-from service.records.schema import audit, idempotency, metadata, reviews
+from service.records.inspections import Inspections
+from service.records.rows import inspection_row
+from service.records.schema import audit, idempotency, inspections, metadata, reviews
 from service.records.store import Records
-from tests.unit.records.making import START
+from tests.unit.records.making import START, record
 
 
 def test_migrations_lead_to_the_schema(records: Records) -> None:
@@ -115,6 +117,20 @@ def test_a_stored_answer_keeps_its_place_when_headers_are_added(tmp_path: Path) 
         "later": {"location": "/inspections/1", "preference-applied": "respond-async"},
         "plain": {},
     }
+
+
+def test_inspections_of_before_the_threshold_method_was_kept_are_read(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'records.sqlite'}")
+    with engine.begin() as connection:
+        migrate(connection, "0004")
+        row = inspection_row(record(1))
+        del row["threshold_method"]
+        written = {name: inspections.c[name].type for name in row}
+        connection.execute(sa.insert(sa.table("inspections", *map(sa.column, row, written.values()))), row)
+    engine.dispose()
+    database = open_database(tmp_path)
+    assert Inspections(database).get(f"{1:032x}").threshold_method == ""
+    database.close()
 
 
 def test_a_connection_in_use_while_closing_is_closed_when_it_comes_back(tmp_path: Path, postgres_url: str) -> None:
