@@ -2,8 +2,9 @@
 what the outputs cost that not every window needs.
 
     python -m benchmarks.cpu_threads --json benchmarks/results/cpu_threads.json
+    python -m benchmarks.cpu_threads --cores 1 --json benchmarks/results/cpu_threads_1.json
 
-Processor time of all threads, in turns: other programs on the machine hardly change it.
+In turns; by the clock, and in processor time of all threads, which other programs on the machine hardly change.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe, tell
 from service.bench.network import real_windows
 from service.bundle.verify import verify
+from service.engine.session import available_cores
 from service.training.export import to_onnx
 from service.training.network import Autoencoder, Detector, Pdn
 from service.training.quantize import quantize
 
 Windows = NDArray[np.uint8]
 Case = Callable[[], int]  # runs some windows and says how many
-THREADS = 2
 DIRECTIONS = 64  # outputs of the last layers, as the default recipe has them
 
 
@@ -76,26 +77,25 @@ def by_onnx_runtime(model: bytes, windows: Windows, batch: int, *, threads: int,
     return run
 
 
-def cases(folder: Path) -> dict[str, Case]:
-    """What is compared, by name."""
+def cases(folder: Path, threads: int) -> dict[str, Case]:
+    """What is compared, by name, on so many threads."""
     verified = verify(folder)
     windows = np.ascontiguousarray(real_windows(verified)[:4])
     forms = {name: verified.files[verified.manifest.forms[name].file] for name in ("int8", "float32", "int8-openvino")}
     found: dict[str, Case] = {}
-    bare = {"threads": THREADS, "without": ["features"]}
     for pinned in (True, False):
         place = "pinned" if pinned else "not pinned"
-        for streams, how in ((1, "a window on all threads"), (THREADS, "a window a thread")):
-            case = by_openvino(forms["int8-openvino"], windows, streams, pinned=pinned, **bare)  # type: ignore[arg-type]
-            found[f"openvino int8, {how}, {place}"] = case
+        for streams, how in ((1, "a window on all threads"), (threads, "a window a thread")):
+            found[f"openvino int8, {how}, {place}"] = by_openvino(
+                forms["int8-openvino"], windows, streams, threads=threads, pinned=pinned, without=["features"]
+            )
     for name in ("int8", "float32"):
-        found[f"onnxruntime {name}, a window on all threads"] = by_onnx_runtime(
-            forms[name], windows, 1, threads=THREADS
-        )
-        found[f"onnxruntime {name}, a batch of 2"] = by_onnx_runtime(forms[name], windows, 2, threads=THREADS)
-        found[f"onnxruntime {name}, a window a thread"] = by_onnx_runtime(
-            forms[name], windows, 1, threads=1, at_once=THREADS
-        )
+        for batch, how in ((1, "a window on all threads"), (2, "a batch of 2")):
+            found[f"onnxruntime {name}, {how}"] = by_onnx_runtime(forms[name], windows, batch, threads=threads)
+        if threads > 1:
+            found[f"onnxruntime {name}, a window a thread"] = by_onnx_runtime(
+                forms[name], windows, 1, threads=1, at_once=threads
+            )
     network = with_autoencoder(list(windows))
     for outputs, without in (
         ("both maps", ["features"]),
@@ -117,16 +117,25 @@ def with_autoencoder(windows: list[Windows]) -> bytes:
 
 
 def timed(found: dict[str, Case], rounds: int) -> list[dict[str, Any]]:
-    """Processor milliseconds a window: medians of `rounds` turns."""
+    """Milliseconds a window, of the processor and by the clock: medians of `rounds` turns."""
     for case in found.values():
         case()
     used: dict[str, list[float]] = {name: [] for name in found}
+    took: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
         for name, case in found.items():
-            before = time.process_time()
+            began, before = time.perf_counter(), time.process_time()
             count = case()
             used[name].append(1000 * (time.process_time() - before) / count)
-    return [{"case": name, "cpu_ms_per_window": round(statistics.median(each), 1)} for name, each in used.items()]
+            took[name].append(1000 * (time.perf_counter() - began) / count)
+    return [
+        {
+            "case": name,
+            "cpu_ms_per_window": round(statistics.median(each), 1),
+            "ms_per_window": round(statistics.median(took[name]), 1),
+        }
+        for name, each in used.items()
+    ]
 
 
 def main() -> None:
@@ -134,11 +143,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("models/polka-dot/1"))
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--cores", type=int, help="use so many of the cores that there are (default: all of them)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     load = round(os.getloadavg()[0], 1)
-    rows = timed(cases(options.bundle), options.rounds)
-    tell({"machine": describe(), "other_load": load, "rows": rows}, options.json)
+    if options.cores is not None:
+        there = sorted(os.sched_getaffinity(0))
+        if not 0 < options.cores <= len(there):
+            parser.error(f"--cores {options.cores}: there are {len(there)}")
+        os.sched_setaffinity(0, there[: options.cores])  # before any engine starts its threads
+    rows = timed(cases(options.bundle, available_cores()), options.rounds)
+    bundle = verify(options.bundle).manifest
+    told = {"bundle": f"{bundle.name}/{bundle.version}", "teacher": bundle.teacher.name, "other_load": load}
+    tell({"machine": describe(), **told, "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

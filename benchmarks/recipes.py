@@ -4,9 +4,12 @@ beside the paper's.
     python -m benchmarks.recipes --sets bottle brushed-metal --steps 400          # ablations
     python -m benchmarks.recipes --sets bottle --curve                            # the same set, two recipes, more and more steps
 
-Each row is one training from the same pictures, teacher and seed, judged on the test images in bfloat16, as training judges its
-checkpoints, without the forms that serve. Rows `of the same training` change how its maps are read and cost no training. The drop
-of the learning rate falls where each run ends. Results: benchmarks/results/recipes.json; goes on where it was stopped.
+Each row is one training from the same pictures, teacher and seed, to the end of its steps, judged on the test images in bfloat16,
+as training judges its checkpoints: without the forms that serve, and without what a finished training adds (a measure for each
+place or relative to the picture's level, an idle autoencoder left out). Rows `of the same
+training` change how its maps are read and cost no training. The drop of the learning rate falls where each run ends. Compute is
+counted in floating-point operations by PyTorch, so that it does not depend on what else the machine does. Results:
+benchmarks/results/recipes.json, a row at a time; goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.accuracy import REAL, TILES, prepare_set
 from benchmarks.machine import describe
@@ -29,7 +33,7 @@ from service.decision.scale import picture_map
 from service.image.decode import decode
 from service.image.prepare import plan_tiles, prepare
 from service.samples import KINDS
-from service.training.build import JUDGE_FLAWS, JUDGE_WINDOWS
+from service.training.build import JUDGE_FLAWS
 from service.training.data import MAX_PIXELS, choose_recipe, load_pictures, split_folder
 from service.training.directions import look_along
 from service.training.evaluate import find_test_images
@@ -60,13 +64,13 @@ class Material:
         plan = plan_tiles(image.width, image.height, self.recipe, global_map=False)
         self.min_flaw_px = 8 * image.width / plan.working_width  # as training takes it by itself
         self.tests = find_test_images(data)
-        judge = self.selection(1, global_map=True, each=JUDGE_FLAWS, windows=JUDGE_WINDOWS)
+        judge = self.selection(1, global_map=True, each=JUDGE_FLAWS)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teachers = Path("models/teachers")
         self.teacher = choose_teacher(teachers, pictures, self.recipe, judge.examples, device, print)
         self.bank = FeatureBank(pictures, self.recipe, self.teacher.network.to(device))
 
-    def selection(self, seed: int, *, global_map: bool, each: int = 2, windows: int = 60) -> Selection:
+    def selection(self, seed: int, *, global_map: bool, each: int = 2) -> Selection:
         """Painted flaws on held-out normals, as `build` has them."""
         return Selection(
             self.held_out,
@@ -75,24 +79,27 @@ class Material:
             min_flaw_px=self.min_flaw_px,
             seed=seed,
             flaws_each=each,
-            window_limit=windows,
         )
 
 
 def train(material: Material, recipe: Recipe, *, global_map: bool, folder: Path) -> tuple[Detector, Selection, Row]:
-    """One training, with the directions that its recipe looks along; how long it took and ran."""
+    """One training, with the directions that its recipe looks along; how long it took and what work it was."""
     chooser = material.selection(0, global_map=global_map)
     trainer = Trainer(
         material.teacher.network, material.bank, PenaltyImages(None), chooser, recipe, global_map=global_map
     )
+    with FlopCounterMode(display=False) as counter:
+        trainer._loss(np.random.default_rng(0)).backward()  # type: ignore[no-untyped-call]
     began = time.monotonic()
     checkpoint = folder / "checkpoint.pt"
     checkpoint.unlink(missing_ok=True)
     detector = trainer.run(checkpoint)
     seconds = time.monotonic() - began
     if recipe.directions is not None:
-        look_along(detector, recipe.directions, material.selection(2, global_map=False, each=3, windows=120), chooser)
-    return detector, chooser, {"steps": len(trainer.history.losses), "seconds": round(seconds)}
+        look_along(detector, recipe.directions, material.selection(2, global_map=False, each=3), chooser)
+    steps = len(trainer.history.losses)
+    work = steps * counter.get_total_flops() / 1e12
+    return detector, chooser, {"steps": steps, "tflop": round(work, 1), "seconds": round(seconds)}
 
 
 class Reader:
@@ -129,9 +136,9 @@ class Reader:
         return picture_map(maps, plan, self.material.min_flaw_px, None, self.chooser.local)
 
 
-def ablations(material: Material, steps: int, folder: Path) -> Iterator[Row]:
-    """The default recipe, each part of it changed, and its maps read otherwise."""
-    default = replace(recipe_named("default", 0), steps=steps)
+def ablations(material: Material, steps: int, folder: Path, done: set[str]) -> Iterator[Row]:
+    """The default recipe, each part of it changed, and its maps read otherwise; without those that are done."""
+    default = replace(recipe_named("default", 0), steps=steps, patience=None)
     changes = {
         "default": default,
         "hard loss of the paper's 0.1 %": replace(default, hard_share=0.001),
@@ -140,25 +147,42 @@ def ablations(material: Material, steps: int, folder: Path) -> Iterator[Row]:
         "no autoencoder": default,
     }
     for variant, recipe in changes.items():
+        if variant in done:
+            continue
         detector, chooser, told = train(material, recipe, global_map=variant != "no autoencoder", folder=folder)
         reader = Reader(material, detector, chooser)
-        yield {"variant": variant, "image_auroc": reader.auroc(), **told}
         if variant == "default":
             same = {**told, "of_the_same_training": True}
             yield {"variant": "no quantile normalisation", "image_auroc": reader.without_quantiles(), **same}
             yield {"variant": "the structural map alone", "image_auroc": reader.auroc(structural_only=True), **same}
-            detector.directions = None
+            kept, detector.directions = detector.directions, None
             every = Reader(material, detector, chooser)
             yield {"variant": "all channels, no directions", "image_auroc": every.auroc(), **same}
+            detector.directions = kept
+        yield {"variant": variant, "image_auroc": reader.auroc(), **told}
 
 
-def curve(material: Material, folder: Path) -> Iterator[Row]:
-    """Both recipes, each with more and more steps."""
+def curve(material: Material, folder: Path, done: set[tuple[str, int]]) -> Iterator[Row]:
+    """Both recipes, each with more and more steps, without those that are done."""
     for name, many in CURVE.items():
         for steps in many:
+            if (name, steps) in done:
+                continue
             recipe = replace(recipe_named(name, 0), steps=steps, patience=None)
             detector, chooser, told = train(material, recipe, global_map=True, folder=folder)
             yield {"recipe": name, "image_auroc": Reader(material, detector, chooser).auroc(), **told}
+
+
+def keep(kind: str, row: Row) -> None:
+    """Add a row to the result file, read anew: another process may have added some."""
+    kept = kept_rows()
+    kept[kind] = [*kept.get(kind, []), row]
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def kept_rows() -> dict[str, Any]:
+    """The result file's content, empty where there is none."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe()}
 
 
 def main() -> None:
@@ -169,21 +193,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="of each ablation, at most")
     parser.add_argument("--curve", action="store_true", help="AUROC over compute, in place of ablations")
     options = parser.parse_args()
-    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe()}
     kind = "curve" if options.curve else "ablations"
     for name in options.sets:
-        if any(row["set"] == name for row in kept.get(kind, [])):
-            continue
+        mine = [row for row in kept_rows().get(kind, []) if row["set"] == name]
         with tempfile.TemporaryDirectory() as place:
-            ready = Material(name, Path(place))
-            found = curve(ready, Path(place)) if options.curve else ablations(ready, options.steps, Path(place))
-            rows = []
+            ready, folder = Material(name, Path(place)), Path(place)
+            found = (
+                curve(ready, folder, {(row["recipe"], row["steps"]) for row in mine})
+                if options.curve
+                else ablations(ready, options.steps, folder, {row["variant"] for row in mine})
+            )
             for row in found:
-                rows.append({"set": name, "teacher": ready.teacher.name, **row})
-                print(rows[-1], flush=True)
-        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else kept  # another process may have added some
-        kept[kind] = kept.get(kind, []) + rows
-        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+                told = {"set": name, "teacher": ready.teacher.name, **row}
+                print(told, flush=True)
+                keep(kind, told)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from service.image.prepare import PrepareRecipe
 from service.samples import KINDS
 from service.training.build import JUDGE_FLAWS, JUDGE_WINDOWS, LIGHT_WINDOWS
 from service.training.data import choose_recipe, decoding_scale, load_pictures, split_folder
-from service.training.neighbours import CLEAR, CLOSE, MOST, separation
+from service.training.neighbours import CLEAR, GAIN, MOST, PREFERRED, separation
 from service.training.select import Selection
-from service.training.teacher import DEFAULT, DEFAULT_DIRECTORY, Teacher, load_teacher
+from service.training.teacher import DEFAULT_DIRECTORY, Teacher, load_teacher
 
 
 def figures(name: str, folder: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def figures(name: str, folder: Path) -> dict[str, Any]:
 
     teachers = [load_teacher(file.stem) for file in sorted(DEFAULT_DIRECTORY.glob("*.safetensors"))]
     found = {teacher.name: told(teacher, recipe, JUDGE_WINDOWS) for teacher in teachers if teacher.size == "small"}
-    best = max(found, key=lambda each: found[each] + (CLOSE if each == DEFAULT else 0))
+    best = max(found, key=lambda each: found[each] + (GAIN if each == PREFERRED else 0))
     lights = [recipe, recipe.model_copy(update={"lighting": "even"})]
     lit = {light.lighting: told(load_teacher(best), light, LIGHT_WINDOWS) for light in lights}
     return {

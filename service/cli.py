@@ -12,6 +12,7 @@ from service.commands import (
     check,
     evaluate,
     export,
+    halve,
     key,
     recalibrate,
     report,
@@ -23,6 +24,7 @@ from service.commands import (
     train,
 )
 from service.errors import FlawscribeError
+from service.settings import require_known
 
 app = typer.Typer(
     name="flawscribe",
@@ -44,6 +46,7 @@ for part in (
     serve,
     train,
     export,
+    halve,
     evaluate,
     score,
     report,
@@ -56,6 +59,12 @@ for part in (
     key,
 ):
     part.register(app)
+
+
+@app.callback()
+def begin() -> None:
+    """Before any command: no setting is mistyped, whether or not the command reads it."""
+    require_known()
 
 
 @app.command()

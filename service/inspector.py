@@ -35,11 +35,12 @@ from service.image.decode import decode, decode_image, read_header
 from service.image.packing import Packing, pack_tiles, packed, unpacked
 from service.image.prepare import as_image, jpeg_scale, prepare
 from service.metrics import Metrics
-from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict, WindowMaps
+from service.types import AnomalyMap, Inspection, TilePlan, Timings, Verdict, Wanted, WindowMaps
 
 __all__ = ["Inspector", "Picture", "anomaly_map_of", "decide"]
 T = TypeVar("T")
 log = logging.getLogger("flawscribe.inspector")
+_FEATURES_BESIDE: dict[Wanted, Wanted] = {"maps": "maps and features", "structural": "structural and features"}
 _MOST_MEASURED = 32  # regions whose shape and colour are measured; a picture with more is noise
 
 
@@ -140,11 +141,12 @@ class Inspector:
             prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan, packing))
             # features that cost time of their own are computed only for a picture that has regions to describe
             later = descriptors and bundle.session.features_apart
+            beside = descriptors and not later
             answer = await self.batcher.submit(
                 bundle.session,
                 prepared.windows,
                 deadline,
-                wanted="maps and features" if descriptors and not later else "maps",
+                wanted=[_FEATURES_BESIDE.get(one, one) for one in packing.wanted] if beside else packing.wanted,
             )
             answers, started = [answer], time.perf_counter()
             reasons = await asyncio.wrap_future(prepared.reasons)
@@ -160,9 +162,8 @@ class Inspector:
             decide_s = ended - started
             if later and verdict.regions:
                 try:
-                    answers.append(
-                        await self.batcher.submit(bundle.session, prepared.windows, deadline, wanted="features")
-                    )
+                    tiles = prepared.windows[: packing.tiles]
+                    answers.append(await self.batcher.submit(bundle.session, tiles, deadline, wanted="features"))
                     described = await self._run(
                         self._deciders,
                         lambda: describe(unpacked(answers[1].maps, packing), prepared.pixels, anomaly_map, verdict),

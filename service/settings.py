@@ -40,7 +40,9 @@ class Settings(BaseSettings):
         "is not there is not ready; `auto` takes the fastest that is and that the bundle was calibrated for.",
     )
     precision: Literal["auto", "float32", "fp16", "int8", "int8-openvino", "bf16"] = Field(
-        "auto", description="Form of the model; `auto`: the fastest that the bundle has for the provider."
+        "auto",
+        description="Form of the model; one that cannot run here is not ready; `auto`: the fastest that the bundle has for "
+        "the provider and that meets its golden pictures.",
     )
     threads: int = Field(0, ge=0, description="Threads of the network on CPU; 0: as many as the cgroup allows.")
     gpu_memory_mb: float | None = Field(
@@ -126,12 +128,17 @@ class Settings(BaseSettings):
         return self
 
 
-def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment, then `overrides` that are not None. Raises SettingsError naming what is wrong."""
+def require_known() -> None:
+    """Raises SettingsError naming the FLAWSCRIBE_* variables that are no settings."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(sorted(known))}")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, then `overrides` that are not None. Raises SettingsError naming what is wrong."""
+    require_known()
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:

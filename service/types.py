@@ -62,14 +62,28 @@ class TilePlan:
         """How many windows the network must run for this picture (the unit of queueing and of the budget)."""
         return len(self.tiles) + (1 if self.whole_width else 0)
 
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """What the network is asked of each window."""
+        return wanted_of(len(self.tiles), bool(self.whole_width))
 
-Wanted = Literal["maps", "maps and features", "features"]  # of a network
+
+# of a network, for one window; a network without an autoencoder has the structural map alone
+Wanted = Literal["maps", "structural", "logical", "maps and features", "structural and features", "features"]
+
+
+def wanted_of(tiles: int, whole: bool) -> tuple[Wanted, ...]:
+    """What a picture's windows are run for. Only what is read: beside a shrunk whole, tiles have no use for their logical
+    map, nor the whole for its structural one."""
+    of_a_tile: Wanted = "structural" if whole else "maps"
+    of_tiles = (of_a_tile,) * tiles
+    return (*of_tiles, "logical") if whole else of_tiles
 
 
 @dataclass(frozen=True, slots=True)
 class WindowMaps:
-    """The network's answer to n windows: float32 [n,56,56] maps; `features` float16 [n,C,56,56] when asked for. Where nothing
-    else was wanted than they, the structural map is of no cells, [n,0,0]."""
+    """The network's answer to n windows: float32 [n,56,56] maps; `features` float16 [n,C,56,56]. Of a window of which one of
+    them was not wanted, it may be 0; where no window wanted it, logical map and features are None."""
 
     structural: NDArray[np.float32]
     logical: NDArray[np.float32] | None = None
@@ -77,12 +91,30 @@ class WindowMaps:
 
 
 @dataclass(frozen=True, slots=True)
+class Level:
+    """How a picture's own level takes part in its structural map, where good pictures differ in it, by exposure say: a cell's
+    distance is the map's value + `offset`, the level is the median distance, no less than `lowest` and no more than `highest`
+    among good pictures, and (distance / (level / typical) ** exponent - low) / (high - low) is what 0.1 is the unit of.
+    """
+
+    exponent: float
+    offset: float
+    typical: float
+    lowest: float
+    highest: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Border:
     """How the cells that look at reflected context are scaled: by distance from the picture's border, outermost first,
-    the values (low, high) of a map that stand for 0 and 0.1 there, as the map's quantiles do inside."""
+    the values (low, high) of a map that stand for 0 and 0.1 there, as the map's quantiles do inside. `level`: what is done to
+    the structural map before, if anything."""
 
     structural: tuple[tuple[float, float], ...] = ()
     logical: tuple[tuple[float, float], ...] = ()
+    level: Level | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

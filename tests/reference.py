@@ -10,9 +10,9 @@ _HEAD = """# API reference
 
 <!-- made by `make openapi` from the service itself; do not edit -->
 Every operation with its parameters, bodies and answers, and below them what the answers hold. A running service shows
-the same at `/docs` and gives it to programs at `/openapi.json`. How to use it: [integrate.md](integrate.md). Keys and
-scopes: [operate.md](operate.md#keys). Every error is `application/problem+json` ([Problem](#problem)), and any operation
-may answer one; what to do about each: [operate.md](operate.md#trouble).
+the same at `/docs` and gives it to programs at `/openapi.json`, both without a key. How to use it:
+[integrate.md](integrate.md). Keys and scopes: [operate.md](operate.md#keys). Every error is `application/problem+json`
+([Problem](#problem)), and any operation may answer one; what to do about each: [operate.md](operate.md#trouble).
 """
 
 

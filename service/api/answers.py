@@ -63,7 +63,7 @@ async def json_answer(
 ) -> Response:
     """One result per picture, in order; one that could not be judged has its problem in its place. `budget_s`: of a window."""
 
-    def render() -> str:
+    def render() -> bytes:
         results = [
             result_of(outcome, included, method)
             if isinstance(outcome, Judged)
@@ -71,7 +71,8 @@ async def json_answer(
             for outcome in outcomes
         ]
         model = schemas.Model(**asdict(identity))
-        return form.model_validate({"request_id": request_id, "model": model, "results": results}).model_dump_json()
+        answer = form.model_validate({"request_id": request_id, "model": model, "results": results})
+        return answer.model_dump_json().encode()
 
     inspections = [outcome.inspection for outcome in outcomes if isinstance(outcome, Judged)]
     drawing = bool(included - {"regions"})

@@ -154,7 +154,7 @@ async def _load_default(state: ServiceState) -> None:
             return
         state.lifecycle.ready = True
     except FlawscribeError as error:
-        state.lifecycle.failure = error.detail
+        state.lifecycle.failure = state.without_folder(error.detail)
         log.error("not ready: %s", error.detail)
 
 

@@ -78,7 +78,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
     keep = keeping(query.store, request, state)
     later = keep.wanted and _prefers_async(request)
     with state.room_for_body(request.headers):
-        incoming = await read_pictures(request, state.limits, with_context=True)
+        incoming = await read_pictures(request, state.limits, with_context=True, query=ClassifyQuery.model_fields)
         context = incoming.context or query.context
         async with once(request, state, lambda: digest(request, incoming.pictures, context), deadline) as claim:
             if claim is not None and claim.answer is not None:

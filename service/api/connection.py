@@ -22,6 +22,7 @@ class Connection(HttpToolsProtocol):
     - A request that asks for another protocol (Java's client offers HTTP/2 with its first one) is answered in HTTP/1.1,
       with its body; the parser alone would take the body for the other protocol's.
     - Trailers after a chunked body are dropped, so that they cannot pass for headers.
+    - Blanks around a header's value are no part of it (RFC 9110, 5.5).
     - What is no HTTP is answered as a problem, as every error is.
     """
 
@@ -81,7 +82,7 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which is dropped."""
         if self._in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """The head is there: the request goes to the app."""

@@ -73,9 +73,11 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
     picture_only = _wants_picture(request)
     keep = keeping(query.storing, request, state)
     with state.room_for_body(request.headers):
-        incoming = await read_pictures(request, state.limits)
+        incoming = await read_pictures(request, state.limits, query=DetectQuery.model_fields)
         if picture_only and len(incoming.pictures) != 1:
-            raise NotAcceptable("Accept: image/png answers one picture; several need application/json")
+            if not liking(request, "application/json"):
+                raise NotAcceptable("Accept: image/png answers one picture; several need application/json")
+            picture_only = False
         async with once(request, state, lambda: digest(request, incoming.pictures), deadline) as claim:
             if claim is not None and claim.answer is not None:
                 return replayed(claim.answer)

@@ -17,6 +17,18 @@ from service.settings import is_loopback
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+_ONCE = frozenset(  # headers of which a second one would be ignored
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-type",
+        b"idempotency-key",
+        b"x-api-key",
+        b"x-deadline-ms",
+        b"x-image-shape",
+        b"x-request-id",
+    }
+)
 _ALWAYS = {"/healthz", "/readyz", "/metrics"}  # answered while draining, from any host, without a key
 
 
@@ -73,6 +85,9 @@ class Frame:
         hosts = headers.getlist("host")
         if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):  # RFC 9112, 3.2
             return BadRequest("a request names one Host")
+        given = [name for name, _ in scope["headers"] if name in _ONCE]
+        if repeated := {name.decode() for name in given if given.count(name) > 1}:
+            return BadRequest(f"header {', '.join(sorted(repeated))} is there twice")
         if self.state.lifecycle.draining:
             self.state.metrics.rejected.labels("draining").inc()
             return NotReady("the service is shutting down", retry_after=5)
@@ -86,7 +101,7 @@ class Frame:
         if "origin" in headers:
             named.append(("origin", headers["origin"].partition("://")[2]))
         for header, place in named:
-            if not is_loopback(re.sub(r":\d+$", "", place).strip("[]")):
+            if not is_loopback(re.sub(r":\d+$", "", place).strip("[]").lower().removesuffix(".")):
                 return Forbidden(f"{header} {headers.get(header)!r}: without API keys only this machine is answered")
         return None
 
@@ -98,7 +113,7 @@ def _of_another_site(headers: Headers) -> bool:
     if site is not None:
         return site not in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is not None and origin.partition("://")[2] != headers.get("host")
+    return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
 def _endpoint(scope: Scope) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -18,12 +17,13 @@ from service.api.judging import deadline_of
 from service.api.query import no_query
 from service.api.recording import once, records_of, replayed
 from service.api.state import ServiceState, require
-from service.api.wire import read_body
+from service.api.wire import read_body, validated
 from service.errors import InvalidParameter, RecordsFailure
 from service.records.entities import Record, Review, StoredReview
 from service.records.idempotency import Answer
 from service.records.inspections import MOST_PER_PAGE, Filters
 from service.records.report.gather import gather_rows
+from service.records.report.scope import moment_of
 from service.records.report.table import rows_csv
 from service.records.reviews import ReviewOutcome
 from service.types import Decision
@@ -44,15 +44,17 @@ class FilterQuery(BaseModel):
     verdict: list[Decision] = Field([], description="One, or several in several parameters.")
     reviewed: bool | None = Field(None, description="Whether a person has said something of it.")
     label: str | None = Field(None, description="The label that holds now: a person's, else the caption's.")
-    since: datetime | None = Field(None, alias="from", description="ISO 8601; not before.")
-    until: datetime | None = Field(None, alias="to", description="ISO 8601; before.")
+    since: str | None = Field(None, alias="from", description="ISO 8601 date or time, UTC by default; not before.")
+    until: str | None = Field(None, alias="to", description="ISO 8601 date or time, UTC by default; before.")
 
     @property
     def filters(self) -> Filters:
-        """As the records take them. Raises InvalidParameter for a time without a zone."""
+        """As the records take them. Raises InvalidParameter for what is no time."""
         same = {name: getattr(self, name) for name in ("product", "lot", "serial", "station", "label", "reviewed")}
         verdicts = tuple(self.verdict) or None
-        return Filters(**same, verdicts=verdicts, since=_aware("from", self.since), until=_aware("to", self.until))
+        since = None if self.since is None else moment_of("from", self.since)
+        until = None if self.until is None else moment_of("to", self.until)
+        return Filters(**same, verdicts=verdicts, since=since, until=until)
 
 
 class ListQuery(FilterQuery):
@@ -73,7 +75,7 @@ class ReviewBody(BaseModel):
     action: str = ""
     comment: str = ""
     who: str = ""
-    region: int | None = Field(None, ge=0, description="Index of the region meant; unset: the strongest.")
+    region: int | None = Field(None, ge=0, strict=True, description="Index of the region meant; unset: the strongest.")
 
 
 class PartQuery(BaseModel):
@@ -137,7 +139,7 @@ async def review(request: Request, inspection_id: str) -> Response:
     deadline = deadline_of(request, state)
     body = await read_body(request, state.small_body)
     try:
-        given = ReviewBody.model_validate_json(body)
+        given = validated(ReviewBody, body)
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidParameter(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from error
@@ -190,12 +192,6 @@ async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Q
         shots=part.shots,
         latest=[_told(record, state) for record in part.latest],
     )
-
-
-def _aware(name: str, moment: datetime | None) -> datetime | None:
-    if moment is not None and moment.tzinfo is None:
-        raise InvalidParameter(f"{name} needs a time zone, such as 2026-03-09T06:00:00Z")
-    return moment
 
 
 def _told(record: Record, state: ServiceState) -> schemas.RecordedInspection:

@@ -186,12 +186,12 @@ def judged_of(outcomes: list[Outcome]) -> list[Inspection]:
 
 
 def _reason(outcomes: list[Outcome]) -> FlawscribeError | None:
-    """Why no picture was judged, None where one was: the first problem that may pass, and with it the whole request, else
-    the first of all."""
+    """Why no picture was judged, None where one was: a problem that may pass, and with it the whole request, else any; of several
+    that with the lowest status, whatever their order."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, FlawscribeError)]
     if len(errors) < len(outcomes):
         return None
-    return next((error for error in errors if error.status in _PASSING), errors[0])
+    return min(errors, key=lambda error: (error.status not in _PASSING, error.status))
 
 
 def deadline_of(request: Request, state: ServiceState) -> float:

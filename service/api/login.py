@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.api.access import SCOPES
 from service.api.sessions import COOKIE, LIFE_S
 from service.api.state import state_of
-from service.api.wire import read_body
+from service.api.wire import read_body, validated
 from service.console.shell import Viewer
 from service.errors import InvalidParameter, Unauthorized, UnsupportedMediaType
 
@@ -31,7 +31,7 @@ async def login(request: Request) -> Response:
         raise UnsupportedMediaType('a login is JSON: {"key": "…"}')
     body = await read_body(request, state.small_body)
     try:
-        given = _Login.model_validate_json(body)
+        given = validated(_Login, body)
     except ValidationError as error:
         raise InvalidParameter('a login is {"key": "…"}') from error
     if not state.keys.required:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
-from service.api.wire import read_body
+from service.api.wire import read_body, validated
 from service.bundle.manifest import FormName, Manifest
 from service.bundle.recalibrate import with_threshold
 from service.decision.verdict import conformal_p_value
@@ -108,7 +108,7 @@ class ThresholdOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, strict=True)
     form: FormName
     reject: float
 
@@ -202,7 +202,7 @@ async def change_threshold(request: Request, name: str) -> NewVersion:
     state = require(request, "admin")
     body = await read_body(request, state.small_body)
     try:
-        order = ThresholdOrder.model_validate_json(body)
+        order = validated(ThresholdOrder, body)
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidParameter(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error

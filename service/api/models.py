@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from service.api import schemas, standalone
 from service.api.query import no_query
 from service.api.state import ServiceState, require
-from service.api.wire import read_body
+from service.api.wire import read_body, validated
 from service.bundle.manifest import Manifest
 from service.bundle.store import Store
 from service.errors import BundleRefused, Conflict, InvalidParameter, NoSuchReport
@@ -41,13 +41,14 @@ def list_models(request: Request) -> schemas.ModelList:
 @router.get("/models/{name}", summary="One model and its versions")
 def show_model(request: Request, name: str) -> schemas.ModelDetail:
     """What each version was trained on, its thresholds by form, and which versions are refused and why."""
-    store = require(request, "detect", "review").store
+    state = require(request, "detect", "review")
+    store = state.store
     versions, refused = [], {}
     for version in store.versions(name):
         try:
             versions.append(_version(store, store.manifest(name, version)))
         except BundleRefused as error:
-            refused[str(version)] = error.detail
+            refused[str(version)] = state.without_folder(error.detail)
     return schemas.ModelDetail(
         name=name,
         active_version=store.active_version(name),
@@ -84,7 +85,7 @@ async def activate(request: Request, name: str) -> schemas.ModelDetail:
     state = require(request, "admin")  # before the body: FastAPI would read it first, for anybody and without a bound
     body = await read_body(request, replace(state.limits, max_bytes=_LARGEST_BODY))
     try:
-        wanted = schemas.Activation.model_validate_json(body)
+        wanted = validated(schemas.Activation, body)
     except ValidationError as error:
         raise InvalidParameter(f'the body must be {{"version": N}}: {error.errors()[0]["msg"]}') from error
     return await _put_in_service(request, state, name, wanted.version)

@@ -12,7 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import Problem
-from service.errors import FlawscribeError
+from service.api.state import state_of
+from service.errors import BundleRefused, FlawscribeError
 
 log = logging.getLogger("flawscribe.api")
 MEDIA_TYPE = "application/problem+json"
@@ -47,9 +48,13 @@ async def answer_problem(request: Request, error: Exception) -> Response:
     """Any error as application/problem+json, with Retry-After where the error knows it."""
     request_id = getattr(request.state, "request_id", "")
     problem = problem_of(error, request_id)
+    if isinstance(error, BundleRefused):
+        problem.detail = state_of(request).without_folder(problem.detail)
     if problem.status == 500:
         log.error("request %s failed", request_id, exc_info=error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # the frame answers it by what GET says
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(retry_after)))

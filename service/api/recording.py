@@ -85,7 +85,7 @@ async def once(
 ) -> AsyncIterator[Claim | None]:
     """The request's claim on its Idempotency-Key, or None without one: the body is hashed only where there is a key.
 
-    Raises Conflict for a key of another body.
+    Raises Conflict for a key of another request.
     """
     key = request.headers.get(_KEY)
     if key is None:
@@ -100,7 +100,7 @@ async def once(
 
 def digest(request: Request, pictures: Sequence[Picture | FlawscribeError], context: str = "") -> str:
     """sha256 of all that decides a request's answer."""
-    accepted = request.headers.get("accept", "*/*")  # none is any: RFC 9110, 12.5.1
+    accepted = ",".join(request.headers.getlist("accept")) or "*/*"  # none is any: RFC 9110, 12.5.1
     told = [request.url.query, accepted, request.headers.get("prefer", ""), context]
     for picture in pictures:
         if isinstance(picture, Picture):

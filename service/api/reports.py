@@ -11,10 +11,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api import standalone
+from service.api.query import liking
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.captions.answer import LlmUnavailable
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, NotAcceptable
 from service.records.report.data import Format, ReportData
 from service.records.report.gather import gather
 from service.records.report.render import Document, render
@@ -23,9 +24,9 @@ from service.records.report.table import facts_json
 
 log = logging.getLogger("flawscribe.reports")
 router = APIRouter(tags=["records"])
-_FORMS: dict[str, Format] = {
-    "text/html": "html",
+_FORMS: dict[str, Format] = {  # of those liked equally the first
     "application/json": "json",
+    "text/html": "html",
     "text/csv": "csv",
     "application/pdf": "pdf",
 }
@@ -44,7 +45,7 @@ class ReportQuery(BaseModel):
         False, description="Let the LLM sum the figures up (they are sent to it); html, json and pdf."
     )
     format: Format | None = Field(
-        None, description="html, json, csv or pdf; unset: the first of these that Accept names, else json."
+        None, description="html, json, csv or pdf; unset: the one that Accept likes best, json where it likes several."
     )
 
 
@@ -59,9 +60,11 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
     state = require(request, "review")
     records = records_of(state)
     scope = read_scope(query.since, query.until, now=datetime.now(UTC), product=query.product, lot=query.lot)
-    form = query.format or _preferred(request.headers.get("accept", ""))
+    form = query.format or _preferred(request)
+    if query.summary and form == "csv":
+        raise InvalidParameter("a table holds no summary: leave it out, or ask for html, json or pdf")
     data = await asyncio.to_thread(gather, records.database, scope)
-    summary = await _summary(state, data) if query.summary and form != "csv" else None
+    summary = await _summary(state, data) if query.summary else None
 
     def work() -> Document:
         return render(data, form, records.pictures.get, summary)
@@ -70,12 +73,12 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
     return Response(document.content, media_type=document.media_type, headers=standalone.HEADERS)
 
 
-def _preferred(accept: str) -> Format:
-    """The form that a browser or a program asks for: the first named that there is, else JSON."""
-    for named in accept.split(","):
-        if (form := _FORMS.get(named.partition(";")[0].strip().lower())) is not None:
-            return form
-    return "json"
+def _preferred(request: Request) -> Format:
+    """The form that a browser or a program likes best. Raises NotAcceptable where it likes none."""
+    best = max(_FORMS, key=lambda media_type: liking(request, media_type))
+    if not liking(request, best):
+        raise NotAcceptable(f"reports are {', '.join(_FORMS)}")
+    return _FORMS[best]
 
 
 async def _summary(state: ServiceState, data: ReportData) -> str | None:

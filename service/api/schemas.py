@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Verdict = Literal["ok", "review", "not_ok", "undecidable"]
 ThresholdMethod = Literal["conformal", "fitted_tail", "reviews", "request"]
@@ -78,7 +78,8 @@ class TimingsMs(_Answer):
 
 
 class Result(_Answer):
-    """One picture's answer. is_anomalous is true exactly when verdict is not_ok; `ok` exactly when there is no region."""
+    """One picture's answer. is_anomalous is true exactly when verdict is not_ok. There is no region exactly when it is `ok`
+    or `undecidable`."""
 
     id: str
     image: ImageFacts
@@ -365,7 +366,7 @@ class ModelDetail(_Answer):
 class Activation(_Answer):
     """POST /models/{name}/activate: which version to put in service."""
 
-    version: int
+    version: int = Field(strict=True)
 
 
 class Health(_Answer):

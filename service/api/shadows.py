@@ -13,7 +13,7 @@ from service.api.query import no_query
 from service.api.recording import records_of
 from service.api.schemas import Verdict
 from service.api.state import ServiceState, require
-from service.api.wire import read_body
+from service.api.wire import read_body, validated
 from service.errors import Conflict, InvalidParameter
 from service.records.shadows import Comparison, ShadowRun
 
@@ -29,7 +29,7 @@ class ShadowOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, strict=True)
 
 
 class JudgedAnswer(_Answer):
@@ -89,7 +89,7 @@ async def start_shadow(request: Request, name: str) -> ShadowAnswer:
     state = require(request, "admin")
     records = records_of(state)
     try:
-        order = ShadowOrder.model_validate_json(await read_body(request, state.small_body))
+        order = validated(ShadowOrder, await read_body(request, state.small_body))
     except ValidationError as error:
         raise InvalidParameter(f'the body must be {{"version": N}}: {error.errors()[0]["msg"]}') from error
     await asyncio.to_thread(state.store.manifest, name, order.version)  # raises NoSuchModel, BundleRefused

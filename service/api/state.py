@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -176,6 +177,11 @@ class ServiceState:
             {"version": str(identity.version), "precision": identity.precision, "provider": identity.provider}
         )
         self.metrics.budget_seconds.labels(identity.name).set(self.inspector.budget_of(bundle))
+
+    def without_folder(self, detail: str) -> str:
+        """A bundle's fault as clients may see it: its name and version in place of where it lies on this machine."""
+        folder = self.store.models_dir
+        return detail.replace(f"{folder}{os.sep}", "") if folder.is_absolute() else detail
 
     def budget_s(self, manifest: Manifest) -> float:
         """Latency budget of one window of a version, in seconds: that of its form in service, else of the one expected."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.api.query import no_query
 from service.api.state import ServiceState, require
 from service.api.upload import UploadLimits, read_upload
-from service.api.wire import read_body
+from service.api.wire import read_body, validated
 from service.errors import InvalidParameter, UnsupportedMediaType
 from service.trainings.order import Order
 from service.trainings.supervisor import Training
@@ -192,7 +192,7 @@ async def _start_uploaded(request: Request, state: ServiceState, who: str) -> Tr
 def _order(given: bytes | dict[str, str]) -> Order:
     """Raises InvalidParameter naming the option that is wrong."""
     try:
-        return Order.model_validate_json(given) if isinstance(given, bytes) else Order.model_validate(given)
+        return validated(Order, given) if isinstance(given, bytes) else Order.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         option = ".".join(map(str, first["loc"])) or "options"

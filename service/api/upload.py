@@ -60,7 +60,13 @@ async def read_upload(request: Request, part: str, target: Path, limits: UploadL
         if set(files) != {part}:
             named = f", not {', '.join(map(repr, files))}" if files else ""
             raise BadRequest(f"send the zip as a file in the form's part named `{part}`{named}")
-        return {name: value for name, value in form.multi_items() if isinstance(value, str)}
+        fields: dict[str, str] = {}
+        for name, value in form.multi_items():
+            if name in fields:
+                raise BadRequest(f"field {name[:100]!r} is there twice")
+            if isinstance(value, str):
+                fields[name] = value
+        return fields
     finally:
         await form.close()
 

@@ -10,23 +10,36 @@ import json
 import math
 import re
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import unicodedata
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BadRequest, FlawscribeError, TooLarge, UnreadableImage, UnsupportedMediaType
+from service.errors import (
+    BadRequest,
+    FlawscribeError,
+    InvalidParameter,
+    TooLarge,
+    UnreadableImage,
+    UnsupportedMediaType,
+)
 from service.inspector import Picture
+from service.records.report.scope import moment_of
+
+Form = TypeVar("Form", bound=BaseModel)
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 _ALL_TYPES = ("multipart/form-data", "application/json", "application/octet-stream", *IMAGE_TYPES)
 _META_HEADER = "x-meta-"
+_IDENTIFYING = ("serial", "lot", "station", "view", "product")  # asked for in paths and queries later
 _LONGEST_CONTEXT = 8000  # characters
 _LONGEST_META, _LONGEST_META_NAME, _MOST_META = 1000, 100, 64  # characters of a value and a name; entries
 
@@ -74,23 +87,31 @@ class _PicturesParser(MultiPartParser):
         return form
 
 
-async def read_pictures(request: Request, limits: BodyLimits, *, with_context: bool = False) -> Incoming:
-    """Read the body; `with_context`: a field `context` beside the pictures is free text.
+async def read_pictures(
+    request: Request, limits: BodyLimits, *, with_context: bool = False, query: Collection[str] = ()
+) -> Incoming:
+    """Read the body; `with_context`: a field `context` beside the pictures is free text. `query`: the operation's query parameters,
+    which are refused as form fields: as metadata they would change nothing.
 
     A picture that cannot be taken apart is an entry among the others. Raises UnsupportedMediaType, TooLarge, BadRequest,
-    HTTPException 408 when the body does not arrive in time.
+    InvalidParameter, HTTPException 408 when the body does not arrive in time.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if (coding := request.headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
         raise UnsupportedMediaType(f"content encoding {coding}; send the body as it is")
     if media_type not in _ALL_TYPES:
         raise UnsupportedMediaType(f"content type {media_type or '(none)'}; accepted are: {', '.join(_ALL_TYPES)}")
+    if media_type != "application/octet-stream" and "x-image-shape" in request.headers:
+        raise BadRequest(f"X-Image-Shape is of raw pixels, application/octet-stream, and not of {media_type}")
     pictures: Sequence[Picture | FlawscribeError]
     context = ""
     if media_type == "multipart/form-data":
         async with _in_time(limits):
             blobs, fields = await _multipart(request, limits)
         context = _taken_context(fields) if with_context else ""
+        if misplaced := sorted(set(fields) & set(query)):
+            name = misplaced[0]
+            raise InvalidParameter(f"pass {name} as a query parameter, ?{name}=…, and not as a form field")
         metadata = _metadata(request, fields)
         pictures = [Picture(blob, metadata=metadata) for blob in blobs]
     else:
@@ -193,7 +214,7 @@ def _single(request: Request, media_type: str, body: bytes, limits: BodyLimits) 
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        document: Any = json.loads(body)
+        document: Any = json.loads(body, object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
@@ -201,10 +222,28 @@ def _document(body: bytes) -> dict[str, Any]:
     return document
 
 
+def validated(form: type[Form], body: bytes) -> Form:
+    """A body of JSON as `form`. Raises BadRequest for a name given twice, pydantic's ValidationError."""
+    with contextlib.suppress(ValueError, RecursionError):  # what is no JSON at all is pydantic's to tell
+        json.loads(body, object_pairs_hook=_named_once)
+    return form.model_validate_json(body)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises BadRequest for a name given twice: whichever were taken, the other would be ignored."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadRequest(f"the JSON names {name[:_LONGEST_META_NAME]!r} twice")
+        found[name] = value
+    return found
+
+
 def _from_json(document: dict[str, Any], request: Request) -> list[Picture | FlawscribeError]:
     if unknown := set(document) - {"images", "metadata"}:
         raise BadRequest(f"unknown JSON fields: {', '.join(sorted(map(str, unknown)))}; known are images, metadata")
-    given = document.get("metadata") or {}
+    given = document.get("metadata")
+    given = {} if given is None else given
     if not isinstance(given, dict) or not all(map(_is_text_or_number, given.values())):
         raise BadRequest("metadata must be an object of texts or numbers")
     metadata = _metadata(request, {name: str(value) for name, value in given.items()})
@@ -246,7 +285,8 @@ def _raw(body: bytes, shape: str | None, metadata: dict[str, str], limits: BodyL
 
 
 def _metadata(request: Request, fields: dict[str, str]) -> dict[str, str]:
-    """The X-Meta-* headers, and the body's own `fields`, which go before them. Raises BadRequest for what cannot be kept."""
+    """The X-Meta-* headers, and the body's own `fields`. Raises BadRequest for what cannot be kept, InvalidParameter for a value
+    that nobody could ask for."""
     metadata: dict[str, str] = {}
     for header, value in request.headers.items():
         if header.startswith(_META_HEADER):
@@ -255,6 +295,9 @@ def _metadata(request: Request, fields: dict[str, str]) -> dict[str, str]:
             if name in metadata:
                 raise BadRequest(f"header X-Meta-{name[:_LONGEST_META_NAME]} is there twice")
             metadata[name] = _from_header(value)
+    for name in metadata.keys() & fields.keys():
+        if metadata[name] != fields[name]:
+            raise BadRequest(f"{name[:_LONGEST_META_NAME]} is one thing in the header X-Meta-* and another in the body")
     metadata |= fields
     if len(metadata) > _MOST_META:
         raise BadRequest(f"more than {_MOST_META} metadata entries")
@@ -268,6 +311,11 @@ def _metadata(request: Request, fields: dict[str, str]) -> dict[str, str]:
             (name + value).encode()
         except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no answer could carry
             raise BadRequest("metadata is not valid Unicode") from error
+    for name in _IDENTIFYING:
+        if any(unicodedata.category(each) in ("Cc", "Zl", "Zp") for each in metadata.get(name, "").strip()):
+            raise InvalidParameter(f"{name} has a line break or another control character in it")
+    if captured_at := metadata.get("captured_at"):
+        moment_of("captured_at", captured_at)
     return metadata
 
 

@@ -34,6 +34,7 @@ class Target:
     body: bytes
     media_type: str
     headers: dict[str, str] = field(default_factory=dict)
+    method: str = "POST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class _Client:
         """One request; its time counts from `due` (time.monotonic()), or from now."""
         began = time.monotonic() if due is None else due
         try:
-            self._connection.request("POST", self._path, self._target.body, self._headers)
+            self._connection.request(self._target.method, self._path, self._target.body, self._headers)
             answer = self._connection.getresponse()
             answer.read()
             status, stages = answer.status, _stages(answer.getheader("server-timing", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -148,15 +148,19 @@ def _fairness(server: Server, shown: Shown, seconds: float) -> Row:
         beside = closed(rare, 1, seconds)
         flooding = flood.result()
     return {
-        "rare_alone_p50_ms": _p50(alone),
-        "rare_beside_flood_p50_ms": _p50(beside),
-        "flood_p50_ms": _p50(flooding),
+        "rare_alone_p50_ms": _of(alone, median_ms),
+        "rare_alone_p99_ms": _of(alone, p99_ms),
+        "rare_beside_flood_p50_ms": _of(beside, median_ms),
+        "rare_beside_flood_p99_ms": _of(beside, p99_ms),
+        "rare_beside_flood_answers": sum(each.status == 200 for each in beside),
+        "flood_p50_ms": _of(flooding, median_ms),
         "rare_refused": sum(each.status != 200 for each in beside),
     }
 
 
-def _p50(samples: list[Sample]) -> float:
-    return round(median_ms([each.seconds for each in samples if each.status == 200]), 1)
+def _of(samples: list[Sample], figure: Callable[[list[float]], float]) -> float:
+    """A figure in milliseconds of what was answered."""
+    return round(figure([each.seconds for each in samples if each.status == 200]), 1)
 
 
 def measure(folder: Path | None, settings: Settings, *, cases: Sequence[int], count: int, seconds: float) -> Row:

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ def measure(
         path = f"{base}/detect?model={bundle.manifest.name}&version={bundle.manifest.version}"
         targets = [Target(path, each.data, each.media_type, headers or {}) for each in shown]
         idle_mb = server and server.resident_mb()
-        at_rest = [_idle(each, target, seconds) for each, target in zip(shown, targets, strict=True)]
+        at_rest = _at_rest(_kinds(shown, targets), seconds / 2, rounds)
+        floor = closed(Target(f"{base}/healthz", b"", "text/plain", headers or {}, "GET"), 1, min(2.0, seconds))
         loads = _loads(targets[-1], _alone(bundle, shown[-1]), clients, seconds, rounds)
         capacity = max(load["pictures_per_s"] for load in loads)
         arrivals = [_arrivals(targets[-1], capacity, share, seconds) for share in _SHARES]
@@ -98,6 +99,8 @@ def measure(
             each["p99_over_capacity_s"] = round(each["p99_ms"] / ordinary, 2) if ordinary else math.nan
         return {
             "machine": describe(),
+            "bundle": f"{bundle.manifest.name}/{bundle.manifest.version}",
+            "teacher": bundle.manifest.teacher.name,
             "form": bundle.form_name,
             "provider": bundle.session.provider,
             "picture": shown[-1].name,
@@ -105,6 +108,7 @@ def measure(
             "seconds_to_ready": server and round(server.ready_s, 2),
             "resident_mb_ready": idle_mb,
             "resident_mb_loaded": server and server.resident_mb(),
+            "healthz_p50_ms": round(median_ms([each.seconds for each in _answered(floor)]), 2),
             "idle": at_rest,
             "closed_loop": loads,
             "open_loop": arrivals,
@@ -126,38 +130,72 @@ def rows(result: Row) -> list[Row]:
     return [{name: each.get(name) for name in columns} for each in told]
 
 
-def _idle(shown: Shown, target: Target, seconds: float) -> Row:
-    """One client, so that nothing waits: what an answer takes beside the network, which it tells itself."""
-    samples = _answered(closed(target, 1, seconds / 2))
-    if not samples:
-        raise NotReady(f"the service does not answer {shown.name}")
+def _kinds(shown: Sequence[Shown], targets: Sequence[Target]) -> dict[str, tuple[int, Target]]:
+    """What is posted at idle, by name, with its bytes: each picture as the service is set up, without a record, and as raw
+    RGB."""
+    found = {}
+    for each, target in zip(shown, targets, strict=True):
+        height, width = each.rgb.shape[:2]
+        raw = {**target.headers, "x-image-shape": f"{height},{width},3"}
+        found[each.name] = (len(each.data), target)
+        found[f"{each.name}, store=none"] = (len(each.data), replace(target, url=f"{target.url}&store=none"))
+        pixels = each.rgb.tobytes()
+        found[f"{width}x{height} raw RGB"] = (
+            len(pixels),
+            Target(target.url, pixels, "application/octet-stream", raw),
+        )
+    return found
+
+
+def _at_rest(kinds: dict[str, tuple[int, Target]], seconds: float, rounds: int) -> list[Row]:
+    """One client, so that nothing waits: what an answer takes beside the network, which it tells itself. Kinds take turns.
+
+    Raises NotReady when one is not answered.
+    """
+    samples: dict[str, list[Sample]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, (_, target) in kinds.items():
+            samples[name] += _answered(closed(target, 1, seconds / rounds))
+    if silent := [name for name, found in samples.items() if not found]:
+        raise NotReady(f"the service does not answer {', '.join(silent)}")
+    return [_idle(name, size, samples[name]) for name, (size, _) in kinds.items()]
+
+
+def _idle(name: str, size: int, samples: list[Sample]) -> Row:
     added = [each.seconds - each.stages.get("network", 0.0) / 1000 for each in samples]
-    stages = {
-        stage.name: statistics.median(each.stages.get(stage.name, 0.0) for each in samples) for stage in fields(Timings)
-    }
     return {
-        "picture": shown.name,
-        "bytes": len(shown.data),
+        "picture": name,
+        "bytes": size,
         "answers": len(samples),
         "p50_ms": round(median_ms([each.seconds for each in samples]), 2),
         "p99_ms": round(p99_ms([each.seconds for each in samples]), 2),
         "added_p50_ms": round(median_ms(added), 2),
         "added_p90_ms": round(1000 * quantile(added, 0.9), 2),
-        "stages_p50_ms": {name: round(value, 2) for name, value in stages.items()},
+        "stages_p50_ms": _stages(samples),
     }
+
+
+def _stages(samples: list[Sample]) -> dict[str, float]:
+    """Medians of the stages that answers tell, and of what is in none of them: HTTP on both sides, threads, JSON, records."""
+    names = [stage.name for stage in fields(Timings)]
+    stages = {name: [each.stages.get(name, 0.0) for each in samples] for name in names}
+    stages["rest"] = [1000 * each.seconds - sum(each.stages.get(name, 0.0) for name in names) for each in samples]
+    return {name: round(statistics.median(found), 2) if found else math.nan for name, found in stages.items()}
 
 
 def _alone(bundle: Bundle, shown: Shown) -> Callable[[], float]:
     """Measures seconds of the network alone for one picture, with its windows in batches of the largest rung."""
     plan = bundle.plan(shown.rgb.shape[1], shown.rgb.shape[0])
-    windows = packed(prepare(shown.rgb, plan), pack_tiles(plan))
+    packing = pack_tiles(plan)
+    windows = packed(prepare(shown.rgb, plan), packing)
     full = np.resize(windows, (math.lcm(len(windows), bundle.session.ladder[-1]), *windows.shape[1:]))
+    wanted = packing.wanted * (len(full) // len(windows))
 
     def seconds() -> float:
         found = []
         for _ in range(_RAW_RUNS):
             started = time.perf_counter()
-            bundle.session.run(full)
+            bundle.session.run(full, wanted)
             found.append((time.perf_counter() - started) * len(windows) / len(full))
         return statistics.median(found)
 
@@ -184,7 +222,8 @@ def _loads(
 
 
 def _load(count: int, samples: list[Sample], rates: list[float], networks: list[float]) -> Row:
-    answered = [each.seconds for each in _answered(samples)]
+    good = _answered(samples)
+    answered = [each.seconds for each in good]
     over = [1 / (rate * network) for rate, network in zip(rates, networks, strict=True) if rate]
     return {
         "clients": count,
@@ -195,6 +234,7 @@ def _load(count: int, samples: list[Sample], rates: list[float], networks: list[
         "p99_ms": round(p99_ms(answered), 2),
         "network_ms_per_picture": round(median_ms(networks), 2),
         "service_over_network": round(statistics.median(over), 3) if over else math.nan,
+        "stages_p50_ms": _stages(good),
     }
 
 

@@ -1,4 +1,5 @@
-"""One training step of each recipe beside the reference implementation's way, and how near to the processor's limit it is.
+"""One training step of each recipe beside the reference implementation's way, how near to the processor's limit it is, and
+where its time goes.
 
 The reference way is nelson1425/EfficientAD's loop: batch 1 in float32, every picture decoded from disk at every step, the
 teacher run anew on it, and the hard loss's quantile over the whole feature map.
@@ -8,20 +9,24 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from service.bench.machine import describe
-from service.bench.timing import median_ms, p99_ms, ratio, take_turns
+from service.bench.timing import median_ms, ratio, take_turns
 from service.image.prepare import WINDOW, PrepareRecipe
 from service.samples import render
 from service.samples.textures import random_texture
@@ -37,6 +42,9 @@ _PICTURES = 8
 _WORKING = PrepareRecipe(value=448)
 _SIDE = 2048  # of the square matrices by which the processor's limit is measured
 _LIMIT_RUNS = 5
+_PROFILED = 5  # steps
+_PARTS = ("data", "teacher", "student", "autoencoder", "backward", "optimiser", "rest")
+Places = dict[str, Sequence[tuple[Any, str]]]  # of a part of the step: the methods that are it, with their owners
 
 
 def measure(*, rounds: int = 10, size: PdnSize = "small") -> Row:
@@ -48,6 +56,7 @@ def measure(*, rounds: int = 10, size: PdnSize = "small") -> Row:
         teacher = Pdn(size).eval().requires_grad_(False).to(device)  # its weights do not matter for time
         bank = FeatureBank(pictures, _WORKING, teacher)
         ways: dict[str, tuple[Callable[[], object], int, int]] = {}
+        places: dict[str, Places] = {}
         for name in ("default", "paper"):
             recipe = recipe_named(name, len(pictures))
             trainer = Trainer(
@@ -59,10 +68,13 @@ def measure(*, rounds: int = 10, size: PdnSize = "small") -> Row:
                 global_map=True,
             )
             ways[name] = (_stepper(trainer, device), recipe.batch, recipe.steps)
+            places[name] = _places(trainer)
         reference = Reference(files[:_PICTURES], files[_PICTURES:], teacher)
         ways["reference"] = (_synchronised(reference.step, device), 1, recipe_named("paper", 1).steps)
         work = {name: _flop(step) for name, (step, _, _) in ways.items()}
         seconds = take_turns({name: step for name, (step, _, _) in ways.items()}, rounds)
+        places["reference"] = reference.places()
+        profiles = {name: _profiled(ways[name][0], places[name]) for name in ("default", "reference")}
         limits = {str(dtype).removeprefix("torch."): _limit(dtype, device) for dtype in _kinds(device)}
     best = max(limits.values())
     rows = []
@@ -74,7 +86,7 @@ def measure(*, rounds: int = 10, size: PdnSize = "small") -> Row:
                 "way": name,
                 "windows_per_step": batch,
                 "median_ms": round(median, 1),
-                "p99_ms": round(p99_ms(seconds[name]), 1),
+                "slowest_ms": round(1000 * max(seconds[name]), 1),
                 "ratio_to_reference": round(1 / ratio(seconds[name], seconds["reference"]), 2),
                 "gflop_per_step": round(work[name] / 1e9, 1),
                 "gflop_per_s": round(reached / 1e9, 1),
@@ -89,6 +101,13 @@ def measure(*, rounds: int = 10, size: PdnSize = "small") -> Row:
         "network": size,
         "matrix_limit_gflop_per_s": {name: round(value / 1e9, 1) for name, value in limits.items()},
         "rows": rows,
+        "profile": [
+            {
+                "part": part,
+                **{f"{name}_{key}": value for name in profiles for key, value in profiles[name][part].items()},
+            }
+            for part in _PARTS
+        ],
     }
 
 
@@ -113,6 +132,48 @@ def _stepper(trainer: Trainer, device: torch.device) -> Callable[[], object]:
         step += 1
 
     return _synchronised(run, device)
+
+
+def _places(trainer: Trainer) -> Places:
+    detector = trainer.detector
+    return {
+        "data": [(trainer.bank, "windows"), (trainer.bank, "augmented_wholes"), (trainer.penalty, "draw")],
+        "teacher": [(detector.teacher, "forward")],
+        "student": [(trainer, "_student")],
+        "autoencoder": [(detector.autoencoder, "forward")],
+        "backward": [(Tensor, "backward")],
+        "optimiser": [(trainer.optimiser, "step")],
+    }
+
+
+def _profiled(step: Callable[[], object], places: Places) -> dict[str, dict[str, float]]:
+    """Milliseconds a step of each part, and of them in convolutions. A part within another counts for itself alone; `rest`:
+    losses, and what is in no part."""
+    with ExitStack() as patched, profile(activities=[ProfilerActivity.CPU]) as seen:
+        for part, methods in places.items():
+            for owner, name in methods:
+                patched.enter_context(patch.object(owner, name, _annotated(part, getattr(owner, name))))
+        for _ in range(_PROFILED):
+            with record_function("rest"):
+                step()
+    all_of, convolutions = Counter[str](), Counter[str]()
+    for event in seen.events() or ():
+        inside = event
+        while inside is not None and inside.name not in _PARTS:
+            inside = inside.cpu_parent
+        if inside is not None:
+            milliseconds = event.self_cpu_time_total / 1000 / _PROFILED
+            all_of[inside.name] += milliseconds
+            convolutions[inside.name] += milliseconds if "conv" in event.name else 0
+    return {part: {"ms": round(all_of[part], 1), "convolutions_ms": round(convolutions[part], 1)} for part in _PARTS}
+
+
+def _annotated(part: str, work: Callable[..., object]) -> Callable[..., object]:
+    def run(*given: Any, **named: Any) -> object:
+        with record_function(part):
+            return work(*given, **named)
+
+    return run
 
 
 def _synchronised(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
@@ -180,6 +241,17 @@ class Reference:
         loss.backward()
         self.optimiser.step()
         return float(loss.detach())
+
+    def places(self) -> Places:
+        """The parts of a step."""
+        return {
+            "data": [(self, "_window")],
+            "teacher": [(self.detector.teacher, "forward")],
+            "student": [(self.detector.student, "forward")],
+            "autoencoder": [(self.autoencoder, "forward")],
+            "backward": [(Tensor, "backward")],
+            "optimiser": [(self.optimiser, "step")],
+        }
 
     def _teach(self, image: Tensor) -> Tensor:
         raw = self.detector.teacher(image)

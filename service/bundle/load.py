@@ -19,7 +19,7 @@ from service.decision.scale import picture_map
 from service.engine.session import Provider, Session, has_cuda, has_openvino, open_session
 from service.errors import BundleRefused, NotReady
 from service.image.decode import decode, decode_image, read_header
-from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare
+from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare, wanted_kinds
 from service.settings import Settings
 from service.types import AnomalyMap, Layout, LocalScale, ModelIdentity, Thresholds, TilePlan
 
@@ -32,7 +32,9 @@ _FORMS_ON: dict[str, tuple[FormName, ...]] = {  # what a provider serves, the be
 }
 # bytes in memory for one of the network's file, as `flawscribe bench memory` measures; OpenVINO keeps its buffers between runs
 _RESIDENT, _RESIDENT_OPENVINO = 3.3, 27.0
-# bytes: buffers of a small network are as large as those of others, and maps and features are compiled twice each
+# how much more it is by the number of kinds of windows, each with a network of its own (`wanted_kinds`)
+_SEVERAL, _SEVERAL_OPENVINO = {1: 1.0, 2: 1.5, 3: 2.5}, {1: 1.0, 2: 1.0, 3: 1.4}
+# bytes: buffers of a small network are as large as those of others, and maps are compiled twice
 _LEAST_OPENVINO = 240_000_000
 _CUDA_BUDGET_S = 0.002
 _CPU_MARGIN = 1.25  # a CPU's budget over the network time measured when the bundle was trained
@@ -75,9 +77,12 @@ class Bundle:
     def resident_bytes(self) -> int:
         """About how much memory it takes while it is loaded."""
         pictures = sum(picture.nbytes for picture in self.references)
+        kinds = len(wanted_kinds(self.manifest.prepare, global_map=self.manifest.network.global_map))
         if self.session.provider == "openvino":
-            return max(int(_RESIDENT_OPENVINO * self.network_bytes), _LEAST_OPENVINO) + pictures
-        return int(_RESIDENT * self.network_bytes) + pictures
+            network = max(_RESIDENT_OPENVINO * self.network_bytes, _LEAST_OPENVINO) * _SEVERAL_OPENVINO[kinds]
+        else:
+            network = _RESIDENT * self.network_bytes * _SEVERAL[kinds]
+        return int(network) + pictures
 
     @property
     def local(self) -> LocalScale:
@@ -118,7 +123,8 @@ class Bundle:
         """The anomaly map of an encoded picture. Raises UnreadableImage, TooLarge."""
         image, plan = self.decoded(data, max_pixels)
         manifest = self.manifest
-        return picture_map(self.session.run(prepare(image, plan)), plan, manifest.min_flaw_px, self.roi, self.local)
+        maps = self.session.run(prepare(image, plan), plan.wanted)
+        return picture_map(maps, plan, manifest.min_flaw_px, self.roi, self.local)
 
     def anomaly_map(self, rgb: NDArray[np.uint8]) -> AnomalyMap:
         """The anomaly map of a picture uint8 [H,W,3], synchronously: prepare, network, decision's one map."""
@@ -148,13 +154,13 @@ def anomaly_map_of(
     `recipe`, `global_map`, `min_flaw_px` (px of the picture) and `roi` (bool [h,w]), `local` as in the bundle.
     """
     plan = plan_tiles(rgb.shape[1], rgb.shape[0], recipe, global_map=global_map)
-    return picture_map(session.run(prepare(rgb, plan)), plan, min_flaw_px, roi, local)
+    return picture_map(session.run(prepare(rgb, plan), plan.wanted), plan, min_flaw_px, roi, local)
 
 
 def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundle:
-    """Verify and load the bundle in `folder`, in the best form that passes its golden pictures.
+    """Verify and load the bundle in `folder`, in the form asked for, or with `auto` in the best that passes its golden pictures.
 
-    Raises BundleRefused when it is not what it promises or no form passes, NotReady when the provider is not there.
+    Raises BundleRefused when it is not what it promises or no such form passes, NotReady when the provider is not there.
     """
     verified = verify(folder)
     manifest = verified.manifest
@@ -178,11 +184,14 @@ def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundl
                 log.warning("%s %s: %s; %s is used instead", manifest.name, manifest.version, text, name)
             return bundle
         failures.append(f"form {name}: {failure}")
-    raise BundleRefused(f"{folder}: " + ("; ".join(failures) or f"has no form {options.precision}"))
+    why = "; ".join(failures) or f"has no form {options.precision}; it has {', '.join(manifest.forms)}"
+    if options.precision != "auto":
+        why = f"precision {options.precision} with provider {options.provider} (FLAWSCRIBE_PRECISION, FLAWSCRIBE_PROVIDER): {why}"
+    raise BundleRefused(f"{folder}: {why}")
 
 
 def _ways_to_try(manifest: Manifest, options: EngineOptions) -> list[tuple[FormName, Provider]]:
-    """Forms, each with its provider, in order of preference; float32 is what a form that fails falls back to."""
+    """Forms, each with its provider, in order of preference. A form that was asked for is replaced by no other."""
     if options.provider == "auto":
         there: list[tuple[Provider, bool]] = [("cuda", has_cuda()), ("openvino", has_openvino()), ("cpu", True)]
         ways = [(name, provider) for provider, is_there in there if is_there for name in _FORMS_ON[provider]]
@@ -192,7 +201,9 @@ def _ways_to_try(manifest: Manifest, options: EngineOptions) -> list[tuple[FormN
     ways = [way for way in ways if way[0] in manifest.forms]
     if options.precision != "auto":
         asked = [way for way in ways if way[0] == options.precision]
-        return asked and asked + [way for way in ways if way[0] == "float32" and way not in asked]
+        if not asked and options.precision in manifest.forms:
+            return [(options.precision, "cpu")]  # which refuses it with what is missing
+        return asked
     return ways
 
 
@@ -220,7 +231,14 @@ def _open(
 ) -> Bundle:
     manifest = verified.manifest
     data = verified.files[manifest.forms[name].file]
-    session = open_session(data, form=name, provider=provider, threads=options.threads, gpu_memory=options.gpu_memory)
+    session = open_session(
+        data,
+        form=name,
+        provider=provider,
+        threads=options.threads,
+        gpu_memory=options.gpu_memory,
+        kinds=wanted_kinds(manifest.prepare, global_map=manifest.network.global_map),
+    )
     pictures = ("reference.png", *manifest.references)
     references = tuple(decode(verified.files[file], MAX_PIXELS) for file in pictures if file in verified.files)
     return Bundle(verified.folder, manifest, session, name, roi, references, len(data), layout)

@@ -152,6 +152,11 @@ class Manifest(_Part):
             raise ValueError("the float32 form is missing")
         if any(not low < high for low, high in (*self.border.structural, *self.border.logical)):
             raise ValueError("a border ring's low quantile is not below its high one")
+        level = self.border.level
+        if level is not None and not (
+            0 <= level.exponent <= 1 and 0 < level.lowest <= level.typical <= level.highest and level.low < level.high
+        ):
+            raise ValueError("the level's figures are not in order")
         for name, form in self.forms.items():
             if form.file != FORM_FILES[name]:
                 raise ValueError(f"form {name} must be {FORM_FILES[name]}, not {form.file}")

@@ -1,12 +1,11 @@
-"""`python -m service.bundle.probe FOLDER PRECISION`: load a bundle on the CPU and leave; exit code and last line tell."""
+"""`python -m service.bundle.probe FOLDER`: load a bundle on the CPU and leave; exit code and last line tell."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import get_args
 
-from service.bundle.load import EngineOptions, Precision, load_bundle
+from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.verify import verify
 from service.engine.session import open_session
 from service.errors import FlawscribeError
@@ -15,12 +14,11 @@ from service.errors import FlawscribeError
 def main() -> int:
     """0 when every network of the bundle loads, and one form meets its golden pictures."""
     folder = Path(sys.argv[1])
-    precision: Precision = next(known for known in get_args(Precision) if known == sys.argv[2])
     try:
         verified = verify(folder)
         for file in sorted({form.file for form in verified.manifest.forms.values()}):
             open_session(verified.files[file], form="float32", provider="cpu")
-        load_bundle(folder, EngineOptions(precision, "cpu"))
+        load_bundle(folder, EngineOptions(provider="cpu"))
     except FlawscribeError as error:
         print(error.detail, file=sys.stderr)
         return 1

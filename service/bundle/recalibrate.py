@@ -14,7 +14,7 @@ from service.bundle.folder import next_version, write_bundle
 from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.manifest import Form, FormName, Manifest, ThresholdRule
 from service.bundle.verify import VerifiedFolder, verify
-from service.errors import BadRequest, NoSuchRecord, NotReady, TooLarge, UnreadableImage
+from service.errors import BadRequest, NoSuchRecord, TooLarge, UnreadableImage
 from service.records.good_parts import GoodParts
 
 LEAST_PARTS = 20  # fewer good parts tell less of their scores than any training does
@@ -87,11 +87,9 @@ def rescored(
     `kept`: gives a picture by its sha256 or raises NoSuchRecord. A part is left out whole when one of its pictures is not kept or
     cannot be read: without it the part's highest score is unknown.
 
-    Raises NotReady where this machine does not run the form, BundleRefused when the folder is not sound.
+    Raises BundleRefused where this machine does not run the form or the folder is not sound.
     """
     bundle = load_bundle(folder, EngineOptions(form_name))
-    if bundle.form_name != form_name:  # it fell back to float32
-        raise NotReady(f"form {form_name} does not run on this machine")
     found: dict[str, float] = {}
     lost: set[str] = set()
     for picture in good.pictures:

@@ -276,7 +276,7 @@ class Store:
 
     def _probe(self, folder: Path) -> None:
         """Load the network in a child process first: a file that crashes ONNX Runtime must not take the service along."""
-        command = [sys.executable, "-m", "service.bundle.probe", str(folder), self.options.precision]
+        command = [sys.executable, "-m", "service.bundle.probe", str(folder)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:

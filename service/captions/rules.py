@@ -66,10 +66,8 @@ def classify_picture(verdict: Verdict, regions: Sequence[Classification]) -> Cla
     if verdict.decision is Decision.OK:
         return Classification(NORMAL, THIS_IS_NORMAL, Severity.NONE, recommended_action="Nothing to do.")
     if verdict.decision is Decision.UNDECIDABLE:
-        why = "; ".join(verdict.reasons) or "no reason given"
-        return Classification(
-            UNKNOWN, ten_words(f"Cannot be judged: {why}"), Severity.NONE, recommended_action="Take the picture again."
-        )
+        why = _whole_reasons("Cannot be judged:", verdict.reasons or ("no reason given",))
+        return Classification(UNKNOWN, why, Severity.NONE, recommended_action="Take the picture again.")
     gravest = worst(item.severity for item in regions)
     first = next(item for item in regions if item.severity is gravest)
     if len(regions) == 1:
@@ -132,6 +130,15 @@ def margin_words(score: float, verdict: Verdict) -> str:
         return f"{score - limit:.2g} above the {name}"
     ratio = score / limit
     return f"{ratio:.0f} x the {name}" if ratio >= 10 else f"{ratio:.1f} x the {name}"
+
+
+def _whole_reasons(beginning: str, reasons: Sequence[str]) -> str:
+    """As many of the reasons, from the first on, as ten words hold whole."""
+    told = ten_words(f"{beginning} {reasons[0]}")
+    for count in range(2, len(reasons) + 1):
+        if len((longer := f"{beginning} {'; '.join(reasons[:count])}").split()) <= MOST_WORDS:
+            told = longer
+    return told
 
 
 def ten_words(text: str) -> str:

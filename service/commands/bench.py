@@ -36,15 +36,18 @@ Folder = Annotated[Path | None, typer.Option(help="A bundle's folder (default: t
 def network(
     bundle: Folder = None,
     json_file: Json = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Runs of each form at each batch.")] = 20,
+    rounds: Annotated[
+        int, typer.Option(min=3, help="Runs of each form at each batch; of fewer than 100 the slowest is the p99.")
+    ] = 20,
     provider: Annotated[str | None, typer.Option(help="auto, cpu or cuda (default: FLAWSCRIBE_PROVIDER).")] = None,
     threads: Annotated[int | None, typer.Option(min=0, help="Threads of a run on the CPU; 0: all allowed.")] = None,
     references: Annotated[bool, typer.Option(help="Run PyTorch and OpenVINO too, where installed.")] = True,
 ) -> None:
     """Time of the network alone: every form of a bundle at every batch it is served with.
 
-    Beside them, where they are installed, the published layers in PyTorch (eager) and OpenVINO. `ratio_to_float32` says
-    how many times faster a row is than the bundle's float32 form in ONNX Runtime at the same batch. Examples:
+    Beside them, where they are installed, the same detector in its layers as published in PyTorch (eager), and OpenVINO.
+    `gflop` is of one window; `ratio_to_float32` says how many times faster a row is than the bundle's float32 form in ONNX
+    Runtime at the same batch for the same outputs. Examples:
 
         flawscribe bench network
 
@@ -76,9 +79,9 @@ def service(
 ) -> None:
     """The service around the network, over real sockets, by clients in processes of their own.
 
-    Idle: what is added to the network's time. Closed loop: `service_over_network` is the time a picture takes over what
-    it takes the network alone, measured in turns. Open loop: arrivals at half of the measured capacity up to four times
-    it, where what is not admitted must be refused (429). Examples:
+    Idle: what is added to the network's time, as the service is set up, without a record, and for raw RGB. Closed loop:
+    `service_over_network` is the time a picture takes over what it takes the network alone, measured in turns. Open loop:
+    arrivals at half of the measured capacity up to four times it, where what is not admitted must be refused (429). Examples:
 
         flawscribe bench service --json service.json
 
@@ -109,7 +112,8 @@ def train(
     """One training step of the default and the paper's recipe, beside the reference implementation's way.
 
     That way decodes every picture anew, runs the teacher on it at every step, and works in float32. `share_of_limit`: the
-    arithmetic of a step over what the processor does in a large matrix product. Example:
+    arithmetic of a step over what the processor does in a large matrix product; `profile` in the JSON: where a step's time
+    goes. Example:
 
         flawscribe bench train --json train.json
     """

@@ -11,7 +11,7 @@ from service.api.access import SCOPES, Scope, create_key, list_keys, revoke_key
 from service.errors import SettingsError
 
 keys = typer.Typer(help="API keys of the service (FLAWSCRIBE_KEYS_FILE).", no_args_is_help=True)
-KeysFile = Annotated[Path, typer.Option(help="The keys file; made when missing.")]
+KeysFile = Annotated[Path, typer.Option(envvar="FLAWSCRIBE_KEYS_FILE", help="The keys file; made when missing.")]
 
 
 @keys.command()
@@ -20,9 +20,9 @@ def create(
     scope: Annotated[list[str], typer.Option(help="detect, review or admin; may be repeated.")],
     note: Annotated[str, typer.Option(help="Whose key it is.")] = "",
 ) -> None:
-    """Make a key and print it once; only its hash is stored. Example:
+    """Make a key and print it once; only its hash is stored.
 
-    flawscribe key create --keys-file keys.json --scope detect --note "line 3"
+    Example: flawscribe key create --keys-file keys.json --scope detect --note "line 3"
     """
     if unknown := [name for name in scope if name not in SCOPES]:
         raise SettingsError(f"unknown scope {', '.join(unknown)}; known are {', '.join(SCOPES)}")
@@ -32,16 +32,19 @@ def create(
 
 @keys.command("list")
 def list_all(keys_file: KeysFile) -> None:
-    """List the keys: id, scopes, age and note. Example: flawscribe key list --keys-file keys.json"""
+    """List the keys: id, scopes, age and note.
+
+    Example: flawscribe key list --keys-file keys.json
+    """
     for key in list_keys(keys_file):
         typer.echo(f"{key.id}  {','.join(key.scopes):20}  {key.created_at}  {key.note}")
 
 
 @keys.command()
 def revoke(keys_file: KeysFile, key_id: Annotated[str, typer.Argument(help="Id of the key.")]) -> None:
-    """Remove a key: from the next request on it opens nothing, and its browser sessions end. Example:
+    """Remove a key: from the next request on it opens nothing, and its browser sessions end.
 
-    flawscribe key revoke --keys-file keys.json 896cf92a
+    Example: flawscribe key revoke --keys-file keys.json 896cf92a
     """
     revoke_key(keys_file, key_id)
     typer.echo(f"key {key_id} revoked")

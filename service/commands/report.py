@@ -6,7 +6,7 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -34,7 +34,9 @@ def report(
         bool,
         typer.Option("--summary", help="Let the LLM sum the figures up (they are sent to it); html, json and pdf."),
     ] = False,
-    format: Annotated[Format, typer.Option(help="html, json, csv or pdf.")] = "html",
+    format: Annotated[
+        Format | None, typer.Option(help="html, json, csv or pdf; unset: by the ending of OUT, else html.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(callback=writable, help="File to write; unset: standard output.")] = None,
 ) -> None:
     """Report on recorded inspections: yield, flaws by type, control chart, score trend, causes and actions.
@@ -46,9 +48,10 @@ def report(
     from service.records.report.table import facts_json  # noqa: PLC0415
     from service.records.store import Records, RecordsOptions  # noqa: PLC0415
 
+    form = _format(format, out)
     scope = read_scope(since, until, now=datetime.now(UTC), product=product, lot=lot)
     settings = load_settings()
-    llm = _require_llm(settings, format) if summary else None
+    llm = _require_llm(settings, form) if summary else None
     require_records(settings)
     records = Records(RecordsOptions(settings.records_dir, settings.database_url))
     try:
@@ -56,11 +59,20 @@ def report(
         words = None if llm is None else _summed_up(llm, facts_json(data), records)
     finally:
         records.close()
-    document = render(data, format, records.pictures.get, words)
+    document = render(data, form, records.pictures.get, words)
     if out is None:
         sys.stdout.buffer.write(document.content)
         return
     out.write_bytes(document.content)
+
+
+def _format(asked: Format | None, out: Path | None) -> Format:
+    """The format asked for, else the one that the file's ending names. Raises BadRequest where the two differ."""
+    ending = "" if out is None else out.suffix.lower().removeprefix(".")
+    named: Format | None = next((known for known in get_args(Format) if known == ending), None)
+    if asked and named and asked != named:
+        raise BadRequest(f"--format {asked} and --out {out}, which is named as {named}: give one of them another form")
+    return asked or named or "html"
 
 
 def _require_llm(settings: Settings, format: Format) -> GuardedLlm:

@@ -21,6 +21,7 @@ from service.decision.heatmap import draw_overlay
 from service.errors import BadRequest, FlawscribeError, UnreadableImage
 from service.inspector import Inspector, Picture
 from service.metrics import Metrics
+from service.records.report.table import guarded
 from service.settings import Settings, load_settings
 from service.types import Inspection
 
@@ -55,7 +56,8 @@ def score(
         bool, typer.Option("--overlays", help="Draw an overlay of each picture, in OUT/overlays.")
     ] = False,
 ) -> None:
-    """Judge a folder of pictures without a server. A picture that cannot be read has its error in its row.
+    """Judge a folder of pictures without a server. A picture that cannot be read has its error in its row; when none could
+    be judged, the exit code is 1.
 
     Example: flawscribe score photos/ --model polka-dot --out scored/ --overlays
     """
@@ -69,14 +71,25 @@ def score(
     settings = load_settings()
     judging = _judge(files, _load(bundle, model, settings), settings)
     names = {file: file.name if file == folder else file.relative_to(folder).as_posix() for file in files}
+    judged = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal judged
+        for file, outcome in judging:
+            judged += isinstance(outcome, Inspection)
+            yield _row(names[file], outcome)
+
     if out is None:
-        _WRITERS[format](sys.stdout, (_row(names[file], outcome) for file, outcome in judging))
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    if overlays:
-        judging = _drawing(judging, lambda file: out / "overlays" / f"{names[file]}.png")
-    with (out / f"scores.{format}").open("w", newline="") as stream:
-        _WRITERS[format](stream, (_row(names[file], outcome) for file, outcome in judging))
+        _WRITERS[format](sys.stdout, rows())
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        if overlays:
+            judging = _drawing(judging, lambda file: out / "overlays" / f"{names[file]}.png")
+        with (out / f"scores.{format}").open("w", newline="") as stream:
+            _WRITERS[format](stream, rows())
+    if not judged:
+        typer.echo(f"flawscribe: none of {len(files)} pictures could be judged", err=True)
+        raise typer.Exit(1)
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -147,7 +160,7 @@ def _drawing(judging: Judging, place: Callable[[Path], Path]) -> Judging:
 
 def _row(name: str, outcome: Inspection | FlawscribeError) -> Row:
     if isinstance(outcome, FlawscribeError):
-        return {"file": name, "regions": [], "reasons": [], "error": outcome.detail}
+        return {"file": name, "regions": None, "reasons": None, "error": outcome.detail}
     verdict = outcome.verdict
     return {
         "file": name,
@@ -165,7 +178,9 @@ def _write_csv(stream: IO[str], rows: Iterator[Row]) -> None:
     writer = csv.DictWriter(stream, _COLUMNS, restval="")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "regions": json.dumps(row["regions"]), "reasons": "; ".join(row["reasons"])})
+        regions = "" if row["regions"] is None else json.dumps(row["regions"])
+        cells = {**row, "regions": regions, "reasons": "; ".join(row["reasons"] or ())}
+        writer.writerow({name: guarded(cell) if isinstance(cell, str) else cell for name, cell in cells.items()})
 
 
 def _write_jsonl(stream: IO[str], rows: Iterator[Row]) -> None:

@@ -1,6 +1,7 @@
 """Windows' maps -> one picture's anomaly map. The only place that does this, for training, evaluation and serving.
 
-Stitch the windows' cells (no blending: they are exact), scale those at the border by their own quantiles, resize the
+Stitch the windows' cells (no blending: they are exact), take them relative to the picture's own level where good pictures
+differ in it (docs/decisions/0028), scale those at the border by their own quantiles, resize the
 logical map of the shrunk whole onto them, take the local mean over the smallest flaw that counts, and average the two (paper
 section 3.4); where parts always lie alike, each is scaled place by place before that. Nothing is clamped.
 """
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.image.prepare import CELLS, CONTEXT, STRIDE
-from service.types import AnomalyMap, Border, Layout, LocalScale, TilePlan, WindowMaps
+from service.types import AnomalyMap, Border, Layout, Level, LocalScale, TilePlan, WindowMaps
 
 FloatMap = NDArray[np.float32]
 BORDER_CELLS = CONTEXT // STRIDE  # cells nearer to the border see some of the reflected context
@@ -38,7 +39,11 @@ def picture_map(
         raise ValueError(f"plan has {plan.windows} windows, network answered {len(maps.structural)}")
     width = min_flaw_px * plan.working_width / plan.width / STRIDE
     border = local if isinstance(local, Border) else Border()
-    structural = local_mean(levelled(stitch(maps.structural, plan), border.structural), width)
+    looked_at = None if roi is None else roi_cells(roi, plan)
+    cells = stitch(maps.structural, plan)
+    if border.level is not None:
+        cells = relative(cells, border.level, looked_at)
+    structural = local_mean(levelled(cells, border.structural), width)
     logical = None
     if maps.logical is not None:
         logical = local_mean(_logical(maps.logical, plan, border), width)
@@ -46,8 +51,8 @@ def picture_map(
         structural = _placed(structural, local, 0)
         logical = None if logical is None else _placed(logical, local, 1)
     cells = structural if logical is None else (structural + logical) / np.float32(2)
-    if roi is not None:
-        cells = np.where(roi_cells(roi, plan), cells, np.float32(-np.inf))
+    if looked_at is not None:
+        cells = np.where(looked_at, cells, np.float32(-np.inf))
     return AnomalyMap(cells=cells, structural=structural, logical=logical, plan=plan)
 
 
@@ -82,6 +87,26 @@ def border_distance(rows: int, columns: int) -> NDArray[np.intp]:
     """Each cell's distance from the nearest border of its map in cells, [rows, columns], 0 for the outermost."""
     down, across = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in (rows, columns))
     return np.minimum(down[:, None], across)
+
+
+def inside(cells: FloatMap, looked_at: NDArray[np.bool_] | None = None) -> FloatMap:
+    """float32 [n]: the values of the cells that see nothing but the part, within `looked_at` [rows, columns]; of all cells
+    where there are none."""
+    inner = border_distance(*cells.shape) >= BORDER_CELLS
+    if looked_at is not None:
+        inner &= looked_at
+    return cells[inner] if inner.any() else cells.ravel()
+
+
+def relative(cells: FloatMap, level: Level, looked_at: NDArray[np.bool_] | None = None) -> FloatMap:
+    """The structural map [rows, columns] relative to the picture's own level.
+
+    That is bounded by the levels of good pictures: a picture all of which is strange is no calm one.
+    """
+    distance = cells + np.float32(level.offset)
+    own = np.clip(np.median(inside(distance, looked_at)), level.lowest, level.highest)
+    distance /= np.float32((own / level.typical) ** level.exponent)
+    return np.asarray(np.float32(0.1) * (distance - np.float32(level.low)) / np.float32(level.high - level.low))
 
 
 def levelled(cells: FloatMap, rings: tuple[tuple[float, float], ...]) -> FloatMap:

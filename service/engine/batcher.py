@@ -14,10 +14,10 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from service.errors import DeadlineExceeded, FlawscribeError, NetworkFailure, No
 from service.types import Wanted, WindowMaps
 
 log = logging.getLogger("flawscribe.batcher")
+Number = TypeVar("Number", bound=np.generic)
 MOST_WINDOWS = 64  # in the queue where no other bound is asked for
 _WAIT_S = 0.5
 _FEW = 8  # pictures that are let in however slow the device is: a trigger of several cameras is no overload
@@ -38,7 +39,7 @@ class Runner(Protocol):
     @property
     def ladder(self) -> tuple[int, ...]: ...
 
-    def run(self, windows: NDArray[np.uint8], wanted: Wanted = "maps") -> WindowMaps: ...
+    def run(self, windows: NDArray[np.uint8], wanted: Sequence[Wanted]) -> WindowMaps: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class _Job:
     runner: Runner
     windows: NDArray[np.uint8]
     deadline: float
-    wanted: Wanted
+    wanted: Sequence[Wanted]  # of each window
     future: Future[Answer]
     queued: float
     started: float = 0.0
@@ -77,6 +78,10 @@ class _Slice:
     @property
     def windows(self) -> NDArray[np.uint8]:
         return self.job.windows[self.start : self.stop]
+
+    @property
+    def wanted(self) -> Sequence[Wanted]:
+        return self.job.wanted[self.start : self.stop]
 
 
 Observer = Callable[[Runner, int, int, float], None]  # runner, pictures, windows, seconds of one batch
@@ -167,16 +172,24 @@ class Batcher:
         return room and others > 0 and (not own or own + windows <= bound // (others + 1))
 
     async def submit(
-        self, runner: Runner, windows: NDArray[np.uint8], deadline: float, *, wanted: Wanted = "maps"
+        self,
+        runner: Runner,
+        windows: NDArray[np.uint8],
+        deadline: float,
+        *,
+        wanted: Wanted | Sequence[Wanted] = "maps",
     ) -> Answer:
-        """What is `wanted` of one picture's windows uint8 [n,256,256,3], n >= 1. `deadline`: time.monotonic() after which it
-        is not run.
+        """What is `wanted` of one picture's windows uint8 [n,256,256,3], n >= 1, of all or of each. `deadline`:
+        time.monotonic() after which it is not run.
 
-        Raises DeadlineExceeded, NetworkFailure, NotReady when closing, ValueError without a window. Cancelling the caller
-        takes the picture out of the queue.
+        Raises DeadlineExceeded, NetworkFailure, NotReady when closing, ValueError without a window or with as many not wanted.
+        Cancelling the caller takes the picture out of the queue.
         """
         if not len(windows):
             raise ValueError("a picture has at least one window")
+        wanted = (wanted,) * len(windows) if isinstance(wanted, str) else wanted
+        if len(wanted) != len(windows):
+            raise ValueError(f"{len(wanted)} answers are wanted of {len(windows)} windows")
         job = _Job(runner, windows, deadline, wanted, Future(), time.monotonic())
         with self._ready:
             if self._closing:
@@ -225,8 +238,8 @@ class Batcher:
             return not self._closing
 
     def _take(self) -> list[_Slice]:
-        """The next batch: of the model whose turn was longest ago, in order of arrival, at most its largest rung, all of what
-        the first wants; the departed and expired fall out."""
+        """The next batch: of the model whose turn was longest ago, in order of arrival, at most its largest rung; the
+        departed and expired fall out."""
         batch: list[_Slice] = []
         with self._ready:
             now = time.monotonic()
@@ -238,7 +251,7 @@ class Batcher:
             for job in waiting:
                 if now > job.deadline:
                     continue
-                if room and job.runner is runner and job.wanted == (batch[0].job if batch else job).wanted:
+                if room and job.runner is runner:
                     count = min(room, job.left)
                     batch.append(_Slice(job, job.taken, job.taken + count))
                     job.started = job.started or now
@@ -270,7 +283,7 @@ class Batcher:
         windows = sum(part.stop - part.start for part in batch)
         try:
             together = np.concatenate([part.windows for part in batch]) if len(batch) > 1 else batch[0].windows
-            maps = runner.run(together, batch[0].job.wanted)
+            maps = runner.run(together, [one for part in batch for one in part.wanted])
             if len(maps.structural) != windows:
                 raise ValueError(f"the network answered {len(maps.structural)} of {windows} windows")
         except Exception as error:
@@ -344,10 +357,23 @@ def _cut(maps: WindowMaps, start: int, stop: int) -> WindowMaps:
 def _join(pieces: list[WindowMaps]) -> WindowMaps:
     if len(pieces) == 1:
         return pieces[0]
-    logical = [piece.logical for piece in pieces if piece.logical is not None]
-    features = [piece.features for piece in pieces if piece.features is not None]
+    counts = [len(piece.structural) for piece in pieces]
     return WindowMaps(
         np.concatenate([piece.structural for piece in pieces]),
-        np.concatenate(logical) if logical else None,
-        np.concatenate(features) if features else None,
+        _filled([piece.logical for piece in pieces], counts),
+        _filled([piece.features for piece in pieces], counts),
+    )
+
+
+def _filled(parts: list[NDArray[Number] | None], counts: list[int]) -> NDArray[Number] | None:
+    """The parts as one, with 0 for those of their `counts` windows that have none; None where no part is there."""
+    there = next((part for part in parts if part is not None), None)
+    if there is None:
+        return None
+    one = there[:1]
+    return np.concatenate(
+        [
+            np.zeros_like(one).repeat(count, 0) if part is None else part
+            for part, count in zip(parts, counts, strict=True)
+        ]
     )

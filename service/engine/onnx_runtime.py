@@ -4,102 +4,102 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx.utils import Extractor
 
-from service.engine.session import Session, available_cores
+from service.engine.session import ALL_OUTPUTS, Outputs, Session, available_cores
 from service.errors import BundleRefused, NetworkFailure
-from service.types import Wanted, WindowMaps
+from service.types import Wanted
 
 log = logging.getLogger("flawscribe.engine")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# parts of what ONNX Runtime's arena, CUDA, cuBLAS and cuDNN say when the GPU's memory does not suffice
-_NO_MEMORY = (
-    "bfcarena",
-    "failed to allocate memory",
-    "is smaller than requested bytes",
-    "out of memory",
-    "out_of_memory",
-    "alloc_failed",
-    "allocation_failed",
-)
-
-
-class _RungGone(Exception):
-    """A rung did not fit into the GPU's memory, and has left the ladder."""
 
 
 class OnnxRuntimeSession(Session):
-    """A network that ONNX Runtime has loaded. `start` loads it, None where the provider does not start.
+    """A network that ONNX Runtime has loaded, once for each set of outputs that windows are run for: it runs every node of a
+    network, whichever outputs are fetched. Features come with the structural map, beside which they cost little.
 
-    A session that has failed for want of GPU memory may go on failing whatever it is given: it is made anew, with the rungs
-    that are smaller than the one that failed.
+    `start` loads the network as far as such outputs need it, and for CUDA graphs if asked to; None where the provider does
+    not start.
     """
 
-    def __init__(self, session: Any, form: str, provider: str, ladder: Sequence[int], start: Callable[[], Any]) -> None:
-        super().__init__(form, provider, ladder, {output.name for output in session.get_outputs()})
-        self._session = session
+    def __init__(
+        self,
+        form: str,
+        provider: str,
+        ladder: Sequence[int],
+        outputs: Collection[str],
+        kinds: Sequence[Wanted],
+        start: Callable[[Outputs, bool], Any],
+    ) -> None:
+        super().__init__(form, provider, ladder, outputs, kinds)
         self._start = start
+        self._sessions: dict[Outputs, Any] = {}
+        self._kinds = list(dict.fromkeys(self._network(kind) for kind in self._kinds))
 
-    def run(self, windows: NDArray[np.uint8], wanted: Wanted = "maps") -> WindowMaps:
-        """As every session's. What does not fit into the GPU's memory is run in smaller rungs, as long as there are any."""
-        while True:
-            try:
-                return super().run(windows, wanted)
-            except _RungGone:
-                continue
-
-    def _infer(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
-        if self.provider == "cpu":
-            answers: list[NDArray[Any]] = self._session.run(names, {"image": windows})
-            return answers
-        if self._session is None:
-            self._restart()
+    def starts(self) -> bool:
+        """Load the network for the first kind of window. False where the provider does not start."""
         try:
-            return self._infer_bound(windows, names)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            if not _is_want_of_memory(error):
-                raise
-            traceback.clear_frames(error.__traceback__)  # they hold the session, and it the memory
-            self._give_up(len(windows), error)
-            raise
+            self._session(self._kinds[0])
+        except NetworkFailure:
+            return False
+        return True
 
-    def _infer_bound(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("image", windows)
-        for name in names:
-            binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
-        bound: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
-        return bound
+    def _rungs(self) -> set[tuple[int, Outputs]]:
+        return {(rung, outputs) for rung in self.ladder for outputs in self._kinds}
 
-    def _give_up(self, rung: int, error: Exception) -> None:
-        """Make the session anew, without the `rung` that failed and those above it. Raises _RungGone when others are left."""
-        smaller = tuple(size for size in self.ladder if size < rung) or (1,)
-        log.error(
-            "GPU memory does not suffice for %d windows at once: the session is made anew, with at most %d (%s)",
-            rung,
-            smaller[-1],
-            error,
-        )
-        self.ladder = smaller
-        self._restart()
-        if rung > 1:
-            raise _RungGone from error
+    def _network(self, outputs: Outputs) -> Outputs:
+        """All outputs of the network that is run for those `outputs`."""
+        with_features = bool({"structural_map", "features"} & set(outputs))
+        beside = {"structural_map", "features"} if with_features else set()
+        return tuple(name for name in ALL_OUTPUTS if name in self._there & (beside | set(outputs)))
 
-    def _restart(self) -> None:
-        """Load the network anew. Raises NetworkFailure when that fails too; the next run tries again."""
-        self._session = None  # its memory is what the new one needs
-        self._seen.clear()
-        self._session = self._start()
-        if self._session is None:
-            raise NetworkFailure("the GPU's memory did not suffice, and CUDA could not be started again", retry_after=5)
+    def _answers(
+        self, windows: NDArray[np.uint8], outputs: Sequence[Outputs]
+    ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
+        alike: dict[Outputs, list[int]] = {}
+        for place, own in enumerate(outputs):
+            alike.setdefault(self._network(own), []).append(place)
+        top = self.ladder[-1]
+        for network, places in alike.items():
+            names = [name for name in network if any(name in outputs[place] for place in places)]
+            for some in [places[start : start + top] for start in range(0, len(places), top)]:
+                answers = self._rung(windows[some], network, names)
+                yield some, dict(zip(names, answers, strict=True))
+
+    def _rung(self, windows: NDArray[np.uint8], network: Outputs, names: list[str]) -> list[NDArray[Any]]:
+        """The outputs of those `names` for at most the largest rung's windows."""
+        count = len(windows)
+        rung = next(size for size in self.ladder if size >= count)
+        self._seen.add((rung, network))
+        if rung > count:  # filled up with copies: a shape outside the ladder would be planned anew
+            windows = np.concatenate([windows, np.repeat(windows[-1:], rung - count, axis=0)])
+        return [output[:count] for output in self._infer(np.ascontiguousarray(windows), network, names)]
+
+    def _infer(self, windows: NDArray[np.uint8], network: Outputs, names: list[str]) -> list[NDArray[Any]]:
+        """The outputs of those `names` for windows whose number is a rung's."""
+        answers: list[NDArray[Any]] = self._session(network).run(names, {"image": windows})
+        return answers
+
+    def _session(self, network: Outputs) -> Any:
+        """The network with those outputs, loaded when first wanted. Raises NetworkFailure where that fails; the next run tries
+        again."""
+        if network not in self._sessions:
+            session = self._load(network)
+            if session is None:
+                raise NetworkFailure(f"{self.provider} could not be started, for want of memory perhaps", retry_after=5)
+            self._sessions[network] = session
+        return self._sessions[network]
+
+    def _load(self, network: Outputs) -> Any:
+        return self._start(network, False)
 
 
 def open_onnx_runtime(
@@ -108,6 +108,7 @@ def open_onnx_runtime(
     provider: Literal["cpu", "cuda"],
     threads: int,
     ladder: Sequence[int],
+    kinds: Sequence[Wanted] = ("maps",),
     gpu_memory: int | None = None,
 ) -> OnnxRuntimeSession | None:
     """The network on that provider; None where the provider does not start. Raises BundleRefused for a broken network."""
@@ -125,16 +126,20 @@ def open_onnx_runtime(
     if provider == "cuda":
         settings = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
         if gpu_memory is not None:
-            settings["gpu_mem_limit"] = str(gpu_memory)
+            settings["gpu_mem_limit"] = str(gpu_memory // len(set(kinds)))  # each has a network of its own
         if form == "float32":
             settings["use_tf32"] = "0"  # else convolutions round to ten bits: torch's scores would not be met
     else:
         options.enable_cpu_mem_arena = False  # the arena doubles resident memory and saves no time here
         options.enable_mem_pattern = False  # one block for a whole run is mapped anew each time: int8 took 1.4x as long
 
-    def start() -> Any:
+    outputs = _outputs_of(model)
+
+    def start(needed: Outputs, for_graphs: bool) -> Any:
+        data = model if set(needed) == set(outputs) else _part_of(model, needed)
+        asked = settings | ({"enable_cuda_graph": "1"} if for_graphs else {})
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[(_PROVIDERS[provider], settings)])
+            session = onnxruntime.InferenceSession(data, options, providers=[(_PROVIDERS[provider], asked)])
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             if provider == "cuda":  # a broken network shows on the CPU too
                 log.warning("CUDA could not be started: %s", error)
@@ -142,13 +147,26 @@ def open_onnx_runtime(
             raise BundleRefused(f"ONNX Runtime cannot load the network: {error}") from error
         return session if session.get_providers()[0] == _PROVIDERS[provider] else None
 
-    session = start()
-    return None if session is None else OnnxRuntimeSession(session, form, provider, ladder, start)
+    from service.engine.cuda import CudaSession  # noqa: PLC0415 - it needs this module
+
+    kind = CudaSession if provider == "cuda" else OnnxRuntimeSession
+    opened = kind(form, provider, ladder, outputs, kinds, start)
+    return opened if opened.starts() else None
 
 
-def _is_want_of_memory(error: Exception) -> bool:
-    told = str(error).lower()
-    return any(words in told for words in _NO_MEMORY)
+def _outputs_of(model: bytes) -> Outputs:
+    """The names of the network's outputs. Raises BundleRefused where there is no network."""
+    try:
+        outputs = tuple(output.name for output in onnx.load_model_from_string(model).graph.output)
+    except Exception as error:  # protobuf raises its own kinds
+        raise BundleRefused(f"ONNX Runtime cannot load the network: {error}") from error
+    return outputs
+
+
+def _part_of(model: bytes, outputs: Outputs) -> bytes:
+    """The network as far as those `outputs` need it."""
+    part = Extractor(onnx.load_model_from_string(model)).extract_model(["image"], list(outputs))
+    return bytes(part.SerializeToString())
 
 
 def _load_cuda_libraries() -> bool:

@@ -4,28 +4,37 @@ Runtime's float kernels do not use (docs/decisions/0013)."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from service.engine.session import Session, available_cores
+from service.engine.session import Outputs, Session, available_cores
 from service.errors import BundleRefused
-from service.image.prepare import WINDOW
+from service.types import Wanted
 
 _MOST_AT_ONCE = 4  # windows, each in buffers of its own; threads beyond that share a window
 _HINTS = {"bf16": "bf16"}  # any other form computes in float32 what is not int8
+_FEATURES: Outputs = ("features",)
+_Job = tuple[int, Outputs]  # a window's place, and what is computed of it
 
 
 class OpenVinoSession(Session):
-    """A network that OpenVINO has compiled, its maps and the teacher's features as two: most pictures need no features."""
+    """A network that OpenVINO has compiled, once for each set of outputs that windows are run for: only an only tile needs both
+    maps, and most pictures need no features.
+
+    Each is compiled for one window on all threads, which is over soonest, and for as many windows as the largest rung has,
+    each on threads of its own, which costs least in all: threads that share a window wait for each other at every layer,
+    the longer the more other work there is. Features, of flawed pictures alone, are not worth the second one's buffers.
+    """
 
     features_apart = True
 
-    def __init__(self, model: bytes, form: str, threads: int, ladder: Sequence[int] | None) -> None:
+    def __init__(
+        self, model: bytes, form: str, threads: int, ladder: Sequence[int] | None, kinds: Sequence[Wanted]
+    ) -> None:
         threads = threads or available_cores()
         self._model = model
         self._core = openvino.Core()
@@ -37,78 +46,74 @@ class OpenVinoSession(Session):
             "ENABLE_CPU_PINNING": False,
         }
         names = {name for output in self._read().outputs for name in output.get_names()}
-        super().__init__(form, "openvino", ladder or sorted({1, min(threads, _MOST_AT_ONCE)}), names)
-        self._of_maps = self._compile(self._maps)
+        super().__init__(form, "openvino", ladder or sorted({1, min(threads, _MOST_AT_ONCE)}), names, kinds)
+        self._compiled: dict[tuple[int, Outputs], list[Any]] = {}
+        for outputs in self._kinds:
+            self._requests(1, outputs)  # a network that cannot be compiled is refused at once
 
-    @cached_property
-    def _of_features(self) -> _Compiled:
-        return self._compile(["features"])  # when they are first wanted
+    def _rungs(self) -> set[tuple[int, Outputs]]:
+        return {(count, outputs) for outputs in self._kinds for count in {1, self.ladder[-1]}} | {(1, _FEATURES)}
 
-    def warm_up(self) -> None:
-        """Run every rung that has not run yet, and features."""
-        super().warm_up()
-        if "_of_features" not in self.__dict__:
-            self.run(np.zeros((self.ladder[-1], WINDOW, WINDOW, 3), np.uint8), "features")
-
-    def _rung(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
-        self._seen.add(len(windows))
-        return self._infer(np.ascontiguousarray(windows), names)
-
-    def _infer(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
-        maps = [name for name in names if name != "features"]
-        found = self._of_maps.run(windows, maps) if maps else []
-        return found if maps == names else [*found, *self._of_features.run(windows, ["features"])]
-
-    def _compile(self, names: Collection[str]) -> _Compiled:
-        """The network as far as the outputs of those `names` need it."""
-
-        def requests(streams: int) -> list[Any]:
-            model = self._read()
-            for output in [each for each in model.outputs if not each.get_names() & set(names)]:
-                model.remove_result(output.get_node())
-            compiled = self._core.compile_model(model, "CPU", self._config | {"NUM_STREAMS": streams})
-            return [compiled.create_infer_request() for _ in range(streams)]
-
+    def _answers(
+        self, windows: NDArray[np.uint8], outputs: Sequence[Outputs]
+    ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
+        windows = np.ascontiguousarray(windows)  # those that run share the memory
+        maps = [(place, tuple(name for name in own if name != "features")) for place, own in enumerate(outputs)]
+        maps = [(place, own) for place, own in maps if own]
+        features = [(place, _FEATURES) for place, own in enumerate(outputs) if "features" in own]
         most = self.ladder[-1]
-        return _Compiled(requests(1)[0], requests(most) if most > 1 else [])
+        for jobs in [maps[start : start + most] for start in range(0, len(maps), most)]:
+            yield from self._together(windows, jobs) if len(jobs) == most > 1 else self._one_by_one(windows, jobs)
+        yield from self._one_by_one(windows, features)
+
+    def _one_by_one(
+        self, windows: NDArray[np.uint8], jobs: Sequence[_Job]
+    ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
+        for place, outputs in jobs:
+            request = self._requests(1, outputs)[0]
+            request.infer({"image": windows[place : place + 1]}, share_inputs=True)
+            yield [place], _results(request, outputs)
+
+    def _together(
+        self, windows: NDArray[np.uint8], jobs: Sequence[_Job]
+    ) -> Iterator[tuple[list[int], dict[str, NDArray[Any]]]]:
+        """As many windows as the largest rung has at the same time, whatever each of them is run for."""
+        with contextlib.ExitStack() as running:  # all are waited for: one that still ran could not take the next window
+            started = []
+            for index, (place, outputs) in enumerate(jobs):
+                request = self._requests(len(jobs), outputs)[index]
+                request.start_async({"image": windows[place : place + 1]}, share_inputs=True)
+                running.callback(request.wait)
+                started.append((request, place, outputs))
+        for request, place, outputs in started:
+            yield [place], _results(request, outputs)
+
+    def _requests(self, count: int, outputs: Outputs) -> list[Any]:
+        """`count` requests for those `outputs` that run at the same time, from a network compiled for that when first wanted."""
+        if (count, outputs) not in self._compiled:
+            self._compiled[count, outputs] = self._compile(count, outputs)
+        self._seen.add((count, outputs))
+        return self._compiled[count, outputs]
+
+    def _compile(self, count: int, outputs: Outputs) -> list[Any]:
+        """`count` requests of the network as far as those `outputs` need it."""
+        model = self._read()
+        for output in [each for each in model.outputs if not each.get_names() & set(outputs)]:
+            model.remove_result(output.get_node())
+        compiled = self._core.compile_model(model, "CPU", self._config | {"NUM_STREAMS": count})
+        return [compiled.create_infer_request() for _ in range(count)]
 
     def _read(self) -> Any:
         return self._core.read_model(self._model)
 
 
-class _Compiled:
-    """A network compiled for one window on all threads, which is over soonest, and for as many windows as the largest rung
-    has, each on threads of its own, which costs least in all: threads that share a window wait for each other at every
-    layer, the longer the more other work there is."""
-
-    def __init__(self, alone: Any, together: list[Any]) -> None:
-        self._alone = alone
-        self._together = together
-
-    def run(self, windows: NDArray[np.uint8], names: list[str]) -> list[NDArray[Any]]:
-        """The outputs of those `names`."""
-        if len(windows) == len(self._together):
-            answers = self._run_together(windows, names)
-        else:
-            answers = []
-            for window in windows:
-                self._alone.infer({"image": window[None]}, share_inputs=True)
-                answers.append(_outputs(self._alone, names))
-        return answers[0] if len(answers) == 1 else [np.concatenate(parts) for parts in zip(*answers, strict=True)]
-
-    def _run_together(self, windows: NDArray[np.uint8], names: list[str]) -> list[list[NDArray[Any]]]:
-        with contextlib.ExitStack() as running:  # all are waited for: one that still ran could not take the next window
-            for request, window in zip(self._together, windows, strict=True):
-                request.start_async({"image": window[None]}, share_inputs=True)
-                running.callback(request.wait)
-        return [_outputs(request, names) for request in self._together]
+def _results(request: Any, outputs: Outputs) -> dict[str, NDArray[Any]]:
+    return {name: request.get_tensor(name).data.copy() for name in outputs}  # the tensors are the next run's too
 
 
-def _outputs(request: Any, names: list[str]) -> list[NDArray[Any]]:
-    return [request.get_tensor(name).data.copy() for name in names]  # the tensors are the next run's too
-
-
-def open_openvino(model: bytes, form: str, threads: int, ladder: Sequence[int] | None = None) -> OpenVinoSession:
+def open_openvino(
+    model: bytes, form: str, threads: int, ladder: Sequence[int] | None = None, kinds: Sequence[Wanted] = ("maps",)
+) -> OpenVinoSession:
     """The network, compiled; without a `ladder`, for one window and for one a thread.
 
     Raises BundleRefused for a broken network, or for bf16 on a processor that has it not.
@@ -116,7 +121,7 @@ def open_openvino(model: bytes, form: str, threads: int, ladder: Sequence[int] |
     if form == "bf16" and not has_bfloat16():
         raise BundleRefused("this processor does not compute in bfloat16")
     try:
-        return OpenVinoSession(model, form, threads, ladder)
+        return OpenVinoSession(model, form, threads, ladder, kinds)
     except RuntimeError as error:
         raise BundleRefused(f"OpenVINO cannot load the network: {error}") from error
 

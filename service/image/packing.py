@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.image.prepare import CELLS, CONTEXT, STRIDE, WINDOW
-from service.types import TilePlan, WindowMaps
+from service.types import TilePlan, Wanted, WindowMaps, wanted_of
 
 Number = TypeVar("Number", bound=np.generic)
 _SIDE = WINDOW // STRIDE  # a window's side in steps of a cell
@@ -45,6 +45,16 @@ class Packing:
     def saves(self) -> bool:
         """Whether these are fewer windows than the plan's own."""
         return self.windows < len(self.pieces) + self.whole
+
+    @property
+    def tiles(self) -> int:
+        """How many of the windows hold tiles: all but the shrunk whole."""
+        return self.windows - self.whole
+
+    @property
+    def wanted(self) -> tuple[Wanted, ...]:
+        """What the network is asked of each window."""
+        return wanted_of(self.tiles, self.whole)
 
 
 def pack_tiles(plan: TilePlan) -> Packing:
@@ -82,7 +92,8 @@ def packed(windows: NDArray[np.uint8], packing: Packing) -> NDArray[np.uint8]:
 
 
 def unpacked(maps: WindowMaps, packing: Packing) -> WindowMaps:
-    """The network's answer to packed windows as its answer to `prepare`'s; cells beyond the picture, which nobody reads, are 0."""
+    """The network's answer to packed windows as its answer to `prepare`'s; cells beyond the picture, which nobody reads, are 0,
+    and so are the shrunk whole's where `maps` are of the tiles alone."""
     if not packing.saves:
         return maps
     logical = features = None
@@ -98,6 +109,6 @@ def _unpacked(maps: NDArray[Number], packing: Packing) -> NDArray[Number]:
     for piece, own in zip(packing.pieces, result, strict=False):
         down, across = slice(piece.row, piece.row + piece.rows), slice(piece.column, piece.column + piece.columns)
         own[..., : piece.rows, : piece.columns] = maps[piece.window, ..., down, across]
-    if packing.whole:
+    if packing.whole and len(maps) == packing.windows:
         result[-1] = maps[-1]
     return result

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.image.lighting import lit
-from service.types import Lighting, Tile, TilePlan
+from service.types import Lighting, Tile, TilePlan, Wanted
 
 WINDOW = 256  # px: the network's input
 CONTEXT = 16  # px on each side of what a window speaks for: half the 33 px receptive field
@@ -88,6 +88,15 @@ def plan_tiles(width: int, height: int, recipe: PrepareRecipe, *, global_map: bo
         whole_height=whole_h,
         lighting=recipe.lighting,
     )
+
+
+def wanted_kinds(recipe: PrepareRecipe, *, global_map: bool) -> tuple[Wanted, ...]:
+    """What windows of pictures prepared like that are run for, whatever the pictures' sizes (`TilePlan.wanted`)."""
+    if not global_map:
+        return ("maps",)
+    if recipe.rule == "scale":
+        return ("maps", "structural", "logical")
+    return ("maps",) if round(recipe.value) <= STEP else ("structural", "logical")
 
 
 def prepare(picture: NDArray[np.uint8] | Image.Image, plan: TilePlan) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Idempotency keys: the same key and body get the same answer and leave one record; another body is a conflict.
+"""Idempotency keys: the same key and request get the same answer and leave one record; another request is a conflict.
 
 Within this process a second request waits for the first by a future. Across processes the first holds a lease on the key's
 row, renewed while it runs, so that a process that died frees its keys within the lease.
@@ -96,7 +96,7 @@ class IdempotencyKeys:
         In the block: return `claim.answer` if there is one, else work and commit `claim.storing`. A block left without
         that, or by an error, frees the key, and the next request of it begins anew. Keys of different `scope` never meet: it tells
         callers apart, who may not see each other's answers.
-        Raises Conflict for another body, DeadlineExceeded, InvalidParameter for the key, RecordsBusy, RecordsFailure.
+        Raises Conflict for another request, DeadlineExceeded, InvalidParameter for the key, RecordsBusy, RecordsFailure.
         """
         if not key.strip() or len(key) > _MOST_CHARACTERS or not key.isprintable():
             raise InvalidParameter(f"Idempotency-Key must be 1 to {_MOST_CHARACTERS} printable characters")
@@ -208,4 +208,6 @@ class IdempotencyKeys:
 
 def _same_body(one: str, other: str) -> None:
     if one != other:
-        raise Conflict("this Idempotency-Key was used with another body")
+        raise Conflict(
+            "this Idempotency-Key was used for another request: body, query, metadata or headers such as Accept differ"
+        )

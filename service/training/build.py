@@ -33,7 +33,7 @@ from service.bundle.roi import ROI_FILE, read_roi, write_roi
 from service.bundle.verify import digest
 from service.engine.session import Session
 from service.errors import BadRequest, FlawscribeError
-from service.image.prepare import PrepareRecipe, plan_tiles
+from service.image.prepare import plan_tiles
 from service.image.quality import learn_gate
 from service.training.data import (
     NormalImage,
@@ -62,13 +62,14 @@ from service.training.forms import (
     varied,
 )
 from service.training.layout import FEWEST, choose_layout, have_one_grid
+from service.training.logical import without_idle_autoencoder
 from service.training.neighbours import choose_teacher, is_better_lit
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
-from service.training.recipes import recipe_named
+from service.training.recipes import Recipe, recipe_named
 from service.training.report import Report, Shown, write_report
 from service.training.runs import BuildSettings, Run, checkpoint_of
-from service.training.select import Selection
+from service.training.select import Selection, run_torch
 from service.training.teacher import Teacher, load_teacher
 from service.training.train import Evaluated, Progress, Trainer
 from service.types import Border, Layout
@@ -77,10 +78,10 @@ Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
 Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
-_SEEK_WINDOWS = 120  # of painted and untouched pictures in which the directions of flaws are sought
-JUDGE_WINDOWS = 200  # of painted and untouched pictures by which a teacher is chosen and a form kept or dropped
-LIGHT_WINDOWS = 800  # the same, of more pictures: light differs between them, and a dozen do not show how
-JUDGE_FLAWS = 5  # painted on each of them
+_SEEK_WINDOWS = 240  # of painted and untouched pictures in which the directions of flaws are sought
+JUDGE_WINDOWS = 240  # of painted and untouched pictures by which a teacher is chosen and a form kept or dropped
+LIGHT_WINDOWS = 480  # the same, of more pictures: light differs between them, and a dozen do not show how
+JUDGE_FLAWS = 2  # painted on each of them
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
 _FASTEST_FIRST: tuple[FormName, ...] = ("int8-openvino", "bf16", "int8", "float32")
 _MOST_TYPICAL = 60  # training pictures among which the references are chosen
@@ -124,13 +125,7 @@ def build(
         recipe = replace(recipe, steps=settings.steps)
     teacher, product, judge = _suited(settings, teacher, product, pictures, held_out, device, say)
     settings = replace(settings, teacher=teacher.name, lighting=product.recipe.lighting)
-    chooser = Selection(
-        held_out,
-        product.recipe,
-        global_map=product.global_map,
-        min_flaw_px=product.min_flaw_px,
-        seed=settings.seed,
-    )
+    chooser = _chooser(settings, product, held_out)
     say(f"preparing {len(pictures)} pictures on the {device.type.upper()} (teacher {teacher.name})")
     bank = FeatureBank(pictures, product.recipe, teacher.network.to(device))
     trainer = Trainer(
@@ -146,23 +141,11 @@ def build(
     checkpoint = checkpoint_of(Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
     detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)
     say("learned; now making the forms that serve, and setting thresholds: some minutes")
-    detector = detector.cpu()
-    round_to_half(detector, whitened=recipe.directions is None)
-    if recipe.directions is not None:
-        seek = Selection(
-            held_out,
-            product.recipe,
-            global_map=False,
-            min_flaw_px=product.min_flaw_px,
-            seed=settings.seed + 2,
-            flaws_each=3,
-            window_limit=_SEEK_WINDOWS,
-        )
-        say(look_along(detector, recipe.directions, seek, chooser))
-    separation = chooser.score(detector)  # sets the quantiles anew, for the rounded weights
-    layout = choose_layout(settings.layout, detector, pictures, product.recipe, chooser, say)
-    judge.local = chooser.local = layout or chooser.local
-    product = replace(product, local=chooser.local)
+    detector, product, chooser, judge = _finished(
+        detector.cpu(), recipe, settings, product, (chooser, judge), (pictures, held_out), say
+    )
+    separation = chooser.separation_of(lambda windows: run_torch(detector, windows))
+    layout = product.local if isinstance(product.local, Layout) else None
     networks = export_forms(
         detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half
     )
@@ -302,26 +285,82 @@ def _suited(
     """The teacher and the light that suit the product, as far as they are not asked for by name, and the painted flaws by
     which that was judged, in that light."""
 
-    def judge(recipe: PrepareRecipe, windows: int = JUDGE_WINDOWS) -> Selection:
-        return Selection(
-            held_out,
-            recipe,
-            global_map=product.global_map,
-            min_flaw_px=product.min_flaw_px,
-            seed=settings.seed + 1,
-            flaws_each=JUDGE_FLAWS,
-            window_limit=windows,
-        )
-
-    judged = judge(product.recipe)
+    judged = _judge(settings, product, held_out)
     teacher = teacher or choose_teacher(settings.teachers_dir, pictures, product.recipe, judged.examples, device, say)
     if settings.lighting != "auto":
         return teacher, product, judged
     other = product.recipe.model_copy(update={"lighting": "even"})
-    as_is, even = ((recipe, judge(recipe, LIGHT_WINDOWS).examples) for recipe in (product.recipe, other))
+    evened = replace(product, recipe=other)
+    as_is, even = (
+        (each.recipe, _judge(settings, each, held_out, LIGHT_WINDOWS).examples) for each in (product, evened)
+    )
     if not is_better_lit(teacher.network.to(device), pictures, as_is, even, say):
         return teacher, product, judged
-    return teacher, replace(product, recipe=other), judge(other)
+    return teacher, evened, _judge(settings, evened, held_out)
+
+
+def _finished(
+    detector: Detector,
+    recipe: Recipe,
+    settings: BuildSettings,
+    product: Product,
+    painted: tuple[Selection, Selection],
+    pictures: tuple[Sequence[Picture], Sequence[Picture]],
+    say: Say,
+) -> tuple[Detector, Product, Selection, Selection]:
+    """The trained detector as it is exported: without an autoencoder that has learned nothing, rounded to what is stored, its map
+    along the directions of flaws, its quantiles set; the product with what is normal at the border or at each place; and the
+    painted flaws, chooser's and judge's, in their light. `pictures`: to learn from, and held out."""
+    (chooser, judge), (seen, held_out) = painted, pictures
+    if settings.recipe == "default" and product.global_map:
+        detector = without_idle_autoencoder(detector, chooser.examples, say)
+        if detector.autoencoder is None:
+            product = replace(product, global_map=False)
+            chooser, judge = _chooser(settings, product, held_out), _judge(settings, product, held_out)
+    round_to_half(detector, whitened=recipe.directions is None)
+    if recipe.directions is not None:
+        seek = Selection(
+            held_out,
+            product.recipe,
+            global_map=False,
+            min_flaw_px=product.min_flaw_px,
+            seed=settings.seed + 2,
+            flaws_each=3,
+            window_limit=_SEEK_WINDOWS,
+        )
+        say(look_along(detector, recipe.directions, seek, chooser))
+    chooser.score(detector)  # sets the quantiles anew, for the rounded weights
+    judge.local = chooser.local = (
+        choose_layout(settings.layout, detector, seen, product.recipe, chooser, say) or chooser.local
+    )
+    return detector, replace(product, local=chooser.local), chooser, judge
+
+
+def _chooser(settings: BuildSettings, product: Product, held_out: Sequence[Picture]) -> Selection:
+    """Painted flaws by which the best step is chosen, and the normals that set the maps' scales."""
+    return Selection(
+        held_out,
+        product.recipe,
+        global_map=product.global_map,
+        min_flaw_px=product.min_flaw_px,
+        seed=settings.seed,
+        by_level=settings.recipe == "default",
+    )
+
+
+def _judge(
+    settings: BuildSettings, product: Product, held_out: Sequence[Picture], windows: int = JUDGE_WINDOWS
+) -> Selection:
+    """Other painted flaws, by which teachers, light and numerical forms are judged."""
+    return Selection(
+        held_out,
+        product.recipe,
+        global_map=product.global_map,
+        min_flaw_px=product.min_flaw_px,
+        seed=settings.seed + 1,
+        flaws_each=JUDGE_FLAWS,
+        window_limit=windows,
+    )
 
 
 def _extras(layout: Layout | None, roi: NDArray[np.bool_] | None) -> dict[str, bytes]:

@@ -39,7 +39,10 @@ class NormalImage:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Normal images by use, disjoint by part. `validation`: quantiles and choice of checkpoint; `calibration`: thresholds."""
+    """Normal images by use, disjoint by part. `validation`: quantiles and choice of checkpoint; `calibration`: thresholds.
+
+    In each, parts come in no order, with one shot of every part before the second of any: the first few stand for all.
+    """
 
     train: tuple[NormalImage, ...]
     validation: tuple[NormalImage, ...]
@@ -98,14 +101,20 @@ def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) ->
     names = sorted(set(parts))
     if len(names) < _FEWEST:
         raise BadRequest(f"{len(names)} parts in {directory}; at least {_FEWEST} are needed, 100 or more are advised")
-    order = np.random.default_rng(seed).permutation(len(names))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(names))
     calibration = max(3, round(0.2 * len(names)))
     validation = max(2, round(0.1 * len(names)))
-    use = {names[index]: place for place, index in enumerate(order)}
+    place = {names[index]: place for place, index in enumerate(order)}
+    shots: dict[str, list[NormalImage]] = {names[index]: [] for index in order}
+    for index in rng.permutation(len(images)):
+        shots[images[index].part].append(images[index])
+    rounds = [(turn, place[part], image) for part, taken in shots.items() for turn, image in enumerate(taken)]
+    mixed = [image for _, _, image in sorted(rounds, key=lambda each: each[:2])]
     return Splits(
-        train=tuple(image for image in images if use[image.part] >= calibration + validation),
-        validation=tuple(image for image in images if calibration <= use[image.part] < calibration + validation),
-        calibration=tuple(image for image in images if use[image.part] < calibration),
+        train=tuple(image for image in mixed if place[image.part] >= calibration + validation),
+        validation=tuple(image for image in mixed if calibration <= place[image.part] < calibration + validation),
+        calibration=tuple(image for image in mixed if place[image.part] < calibration),
         notes=tuple(_notes(images)),
     )
 

@@ -143,7 +143,7 @@ def _judged(bundle: Bundle, data: bytes) -> tuple[AnomalyMap, Verdict]:
     """An encoded picture's map and verdict, decoded as serving does."""
     image, plan = bundle.decoded(data, MAX_PIXELS)
     reasons = bundle.manifest.quality_gate.reasons(image, plan.width // image.width)
-    return decide(bundle.session.run(prepare(image, plan)), bundle, plan, None, reasons)
+    return decide(bundle.session.run(prepare(image, plan), plan.wanted), bundle, plan, None, reasons)
 
 
 def _truth(mask: Path, size: tuple[int, int]) -> NDArray[np.bool_]:

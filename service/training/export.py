@@ -20,6 +20,7 @@ from service.engine.session import Session
 from service.errors import BundleRefused
 from service.training.network import IMAGE_MEAN, IMAGE_STD, TEACHER_CHANNELS, Detector, TeacherNetwork
 from service.training.select import run_torch
+from service.types import WindowMaps
 
 OPSET = 18
 _LARGEST_ERROR = 1e-3  # relative score error between torch and ONNX Runtime
@@ -194,7 +195,14 @@ def measure_parity(detector: Detector, session: Session, windows: NDArray[np.uin
 
     Raises BundleRefused for maps that are not finite.
     """
-    expected = run_torch(detector, windows)
+    return parity_with(run_torch(detector, windows), session, windows, batches)
+
+
+def parity_with(expected: WindowMaps, session: Session, windows: NDArray[np.uint8], batches: Sequence[int]) -> Parity:
+    """The same from the maps that are `expected` of these windows.
+
+    Raises BundleRefused for maps that are not finite.
+    """
     batches = tuple(batch for batch in batches if batch <= len(windows))
     score_error = map_error = 0.0
     for batch in batches:

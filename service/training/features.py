@@ -14,7 +14,6 @@ from torch import Tensor
 from service.image.prepare import (
     CELLS,
     CONTEXT,
-    STEP,
     STRIDE,
     WINDOW,
     PrepareRecipe,
@@ -34,11 +33,27 @@ _BORDERED = 0.25  # share of windows that get a border where the picture has non
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """One normal picture: `canvas` uint8 [h,w,3] at working resolution with its context, `whole` uint8 [256,256,3], and
-    the raw teacher features of the canvas float16 [384,h/4-8,w/4-8], or None where the cache is full."""
+    the raw teacher features of the canvas float16 [384,h/4-8,w/4-8], or None where the cache is full.
+
+    `cells` and `whole_cells`: rows and columns that the picture has of them; what lies beyond fills up the last windows,
+    mirrored, and serving throws it away.
+    """
 
     canvas: NDArray[np.uint8]
     whole: NDArray[np.uint8]
     features: Tensor | None
+    cells: tuple[int, int]
+    whole_cells: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows uint8 [n,256,256,3], their raw teacher features float32 [n,384,56,56], and which cells are the picture's own,
+    bool [n,56,56]: no loss is to be had from the others."""
+
+    images: Tensor
+    features: Tensor
+    own: Tensor
 
 
 class FeatureBank:
@@ -57,31 +72,39 @@ class FeatureBank:
             if size < room or not self.canvases:  # the statistics need one
                 features = self._teach_canvas(canvas).half().cpu()
                 room -= size
-            self.canvases.append(Canvas(canvas, prepare(rgb, plan)[-1], features))
+            small = (-(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE))
+            cells = (plan.rows, plan.columns)
+            self.canvases.append(
+                Canvas(canvas, prepare(rgb, plan)[-1], features, cells, small if plan.whole_width else cells)
+            )
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each teacher channel over the cached pictures, float32 [384] (section 3.1)."""
         count, total, squares = 0, torch.zeros(self.teacher.out_channels), torch.zeros(self.teacher.out_channels)
         for canvas in self.canvases:
             if canvas.features is not None:
-                flat = canvas.features.float().flatten(1)
+                flat = own_features(canvas).float().flatten(1)
                 count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.square().sum(1)
         mean = total / count
         return mean, (squares / count - mean.square()).clamp_min(1e-8).sqrt()
 
-    def windows(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """`count` random windows uint8 [count,256,256,3] and their raw teacher features float32 [count,384,56,56].
+    def windows(self, rng: np.random.Generator, count: int) -> Batch:
+        """`count` random windows.
 
         Offsets are multiples of the stride, at which a slice of the canvas's features equals the window's own. Every
         second window lies as serving cuts it, and every fourth gets a border of its own: with free offsets alone the
         picture's border, which shows reflected context, would hardly ever be seen, and always be found anomalous.
         """
-        images, targets = [], []
+        images, targets, own = [], [], []
         for _ in range(count):
             canvas = self.canvases[int(rng.integers(len(self.canvases)))]
-            unit = STEP if rng.random() < 0.5 else STRIDE
-            top, left = (unit * int(rng.integers((side - WINDOW) // unit + 1)) for side in canvas.canvas.shape[:2])
-            row, column = top // STRIDE, left // STRIDE
+            if (
+                rng.random() < 0.5
+            ):  # the window of any cell: one that is mostly fill is as rare as the cells it speaks for
+                row, column = (int(rng.integers(cells)) // CELLS * CELLS for cells in canvas.cells)
+            else:
+                row, column = (int(rng.integers(max(0, cells - CELLS) + 1)) for cells in canvas.cells)
+            top, left = row * STRIDE, column * STRIDE
             window = torch.from_numpy(canvas.canvas[top : top + WINDOW, left : left + WINDOW].copy())
             bordered = rng.random() < _BORDERED
             if bordered:
@@ -91,13 +114,17 @@ class FeatureBank:
                 targets.append(self._teach(window[None])[0])
             else:
                 targets.append(canvas.features[:, row : row + CELLS, column : column + CELLS].float().to(self.device))
-        return torch.stack(images).to(self.device), torch.stack(targets)
+            own.append(_own(canvas.cells[0] - row, canvas.cells[1] - column))
+        return Batch(
+            torch.stack(images).to(self.device), torch.stack(targets), torch.from_numpy(np.stack(own)).to(self.device)
+        )
 
-    def augmented_wholes(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """`count` wholes uint8 [count,256,256,3] with one photometric change each, and their raw teacher features."""
-        chosen = [self.canvases[int(rng.integers(len(self.canvases)))].whole for _ in range(count)]
-        images = torch.stack([torch.from_numpy(photometric(whole, rng)) for whole in chosen]).to(self.device)
-        return images, self._teach(images)
+    def augmented_wholes(self, rng: np.random.Generator, count: int) -> Batch:
+        """`count` wholes with one photometric change each."""
+        chosen = [self.canvases[int(rng.integers(len(self.canvases)))] for _ in range(count)]
+        images = torch.stack([torch.from_numpy(photometric(each.whole, rng)) for each in chosen]).to(self.device)
+        own = torch.from_numpy(np.stack([_own(*each.whole_cells) for each in chosen])).to(self.device)
+        return Batch(images, self._teach(images), own)
 
     def _teach_canvas(self, canvas: NDArray[np.uint8]) -> Tensor:
         """Raw teacher features float32 [384,h/4-8,w/4-8] of one canvas.
@@ -115,6 +142,21 @@ class FeatureBank:
         with mixed_precision(self.device):
             features: Tensor = self.teacher(normalise(images.to(self.device)))
         return features.float()
+
+
+def own_features(canvas: Canvas) -> Tensor:
+    """float16 [384,rows,columns]: the cached features of the picture's own cells. Raises ValueError where none are cached."""
+    if canvas.features is None:
+        raise ValueError("the features of this picture are not cached")
+    rows, columns = canvas.cells
+    return canvas.features[:, :rows, :columns]
+
+
+def _own(rows: int, columns: int) -> NDArray[np.bool_]:
+    """bool [56,56]: a window's first `rows` and `columns`, or all of them."""
+    mask = np.zeros((CELLS, CELLS), bool)
+    mask[:rows, :columns] = True
+    return mask
 
 
 def _room() -> int:

@@ -101,7 +101,7 @@ def export_forms(
     plain = to_onnx(detector)
     networks: dict[FormName, bytes] = {"float32": store_as_half(plain)}
     rng = np.random.default_rng(0)
-    windows = [window.numpy() for window in bank.windows(rng, _QUANTISE_WINDOWS)[0].cpu()]
+    windows = [window.numpy() for window in bank.windows(rng, _QUANTISE_WINDOWS).images.cpu()]
     windows += [canvas.whole for canvas in bank.canvases[: _QUANTISE_WINDOWS // 3]]
     faster: dict[FormName, bytes] = {"int8": quantize(plain, windows)}
     if half:
@@ -153,8 +153,22 @@ def calibrate_form(
     parity: Parity = measure_parity(detector, session, windows, (1, 3, 7) if session.provider == "cuda" else (1, 3))
     if name == "float32":
         require_parity(parity)
-    parts = [image.part for image in held_out.images]
-    by_part = part_scores(parts, [product.score(session, picture) for picture in held_out.pictures])
+    scores = [product.score(session, picture) for picture in held_out.pictures]
+    by_part = part_scores([image.part for image in held_out.images], scores)
+    return calibrated_form(name, network, session, parity, windows[:1], by_part, false_reject_rate)
+
+
+def calibrated_form(
+    name: FormName,
+    network: bytes,
+    session: Session,
+    parity: Parity,
+    window: NDArray[np.uint8],
+    by_part: Mapping[str, float],
+    false_reject_rate: float,
+) -> Calibrated:
+    """The form whose thresholds are set by the scores `by_part`, ascending; its speed on the CPU is that of the `window`
+    uint8 [1,256,256,3]."""
     scores = tuple(by_part.values())
     found = limits(scores, false_reject_rate)
     # a CPU's latency budget is made of its time; the GPU's is the same for every model
@@ -167,7 +181,7 @@ def calibrate_form(
         reject_rule=found.reject_rule,
         calibration_scores=scores,
         parity=parity,
-        network_ms_per_window=_milliseconds(on_cpu, windows[:1]),
+        network_ms_per_window=_milliseconds(on_cpu, window),
         machine=f"{_processor()}, {available_cores()} cores",
     )
     return Calibrated(form, by_part)

@@ -18,11 +18,11 @@ from torch import Tensor
 from service.decision.scale import BORDER_CELLS, border_distance, stitch_features
 from service.errors import BadRequest
 from service.image.prepare import PrepareRecipe
-from service.training.features import FeatureBank
+from service.training.features import FeatureBank, own_features
 from service.training.metrics import auroc
 from service.training.network import TeacherNetwork, mixed_precision, normalise
 from service.training.select import Example
-from service.training.teacher import DEFAULT, Teacher, load_teacher
+from service.training.teacher import Teacher, load_teacher
 
 _BANK = 5_000  # cells
 _EACH = 600  # cells of one picture
@@ -31,7 +31,8 @@ MOST = 40  # pictures to fill the bank from
 _TOP = 10  # cells whose mean is a picture's score
 _COVERED = 0.25  # share of a cell's own pixels from which it counts as flawed
 CLEAR = 0.02  # what evened light must gain: it makes blind to wide shades, which are seldom painted
-CLOSE = 0.01  # a teacher that is no better than this is not taken in place of the first
+PREFERRED = "energies"  # the least work to serve
+GAIN = 0.1  # what another must have over it: students fall behind their teachers' neighbours (docs/decisions/0028)
 
 
 Light = tuple[PrepareRecipe, Sequence[Example]]
@@ -84,7 +85,8 @@ def choose_teacher(
     say: Callable[[str], None],
 ) -> Teacher:
     """The small teacher in `directory` whose features tell the painted `examples` best from the untouched ones, with a bank
-    of the training `pictures` uint8 [H,W,3]. Medium ones are taken by name alone: they cost several times as much to serve.
+    of the training `pictures` uint8 [H,W,3]; `energies` unless another is better by far. Medium ones are taken by name alone: they
+    cost several times as much to serve.
 
     Raises BadRequest when there is no small teacher.
     """
@@ -95,12 +97,15 @@ def choose_teacher(
             f"no small teacher in {directory}; `flawscribe teacher import FILE` takes published weights, "
             "`flawscribe teacher pretrain` trains one"
         )
-    teachers.sort(key=lambda teacher: teacher.name != DEFAULT)
+    teachers.sort(key=lambda teacher: teacher.name != PREFERRED)
     if len(teachers) == 1:
         return teachers[0]
     say("comparing the teachers at hand on this product")
     figures = [separation(teacher.network.to(device), pictures[:MOST], recipe, examples) for teacher in teachers]
-    best = max(range(len(teachers)), key=lambda index: figures[index] - (CLOSE if index else 0))
+    best = max(
+        range(len(teachers)),
+        key=lambda index: figures[index] - (GAIN if index and teachers[0].name == PREFERRED else 0),
+    )
     told = ", ".join(f"{figure:.3f} with {teacher.name}" for teacher, figure in zip(teachers, figures, strict=True))
     say(f"telling painted flaws by the teacher's features alone (1 is perfect): {told}; {teachers[best].name} is used")
     return teachers[best]
@@ -134,7 +139,7 @@ def separation(
     """Mean of image and cell AUROC, 0..1, of the distances to the nearest neighbours among the `pictures`."""
     normals = FeatureBank(pictures, recipe, network).canvases
     rng = np.random.default_rng(0)
-    bank = Bank((canvas.features.float().permute(1, 2, 0) for canvas in normals if canvas.features is not None), rng)
+    bank = Bank((own_features(each).float().permute(1, 2, 0) for each in normals if each.features is not None), rng)
     scores, cells, masks = [], [], []
     for example in examples:
         distances = bank.distances(_features(network, example))

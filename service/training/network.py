@@ -182,17 +182,18 @@ class Detector(nn.Module):
         x = normalise(image)
         raw = self.teacher(x)
         if self.autoencoder is None:
-            return self._structural(self._standard(raw) - self.student(x)), raw.half()
+            return self._structural(self.standard(raw) - self.student(x)), raw.half()
         imitation, copy = self.student(x).split(TEACHER_CHANNELS, dim=1)
-        structural = self._structural(self._standard(raw) - imitation)
+        structural = self._structural(self.standard(raw) - imitation)
         return structural, self._scaled(self.autoencoder(x) - copy, 1), raw.half()
 
     def difference(self, image: Tensor) -> Tensor:
         """Standardised teacher minus student: uint8 [N,256,256,3] -> float32 [N,384,56,56]."""
         x = normalise(image)
-        return self._standard(self.teacher(x)) - self.student.channels(x, 0, TEACHER_CHANNELS)
+        return self.standard(self.teacher(x)) - self.student.channels(x, 0, TEACHER_CHANNELS)
 
-    def _standard(self, raw: Tensor) -> Tensor:
+    def standard(self, raw: Tensor) -> Tensor:
+        """Raw teacher features [N,384,h,w] in units of their spread on the normal images, from their mean."""
         standard: Tensor = (raw - self.mean[:, None, None]) / self.std[:, None, None]
         return standard
 

@@ -11,63 +11,43 @@ comparable and decorrelated, as EfficientAD's squared distance and hard loss ass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service.engine.session import available_cores
 from service.errors import BadRequest
+from service.training.drawing import Drawing, drawn
 from service.training.grow import grown
-from service.training.network import TEACHER_CHANNELS, Pdn, PdnSize, mixed_precision, normalise
+from service.training.network import TEACHER_CHANNELS, Pdn, mixed_precision, normalise
 from service.training.teacher import load_teacher, save_teacher
-from service.training.teacher_views import MAX_SHIFT, Views, draw_views, load_pictures
-
-
-class _Stateful(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PretrainSettings:
-    """What one pre-training run does. `folders` are searched for pictures; `generated` textures are added to them."""
-
-    folders: tuple[str, ...]
-    size: PdnSize = "small"
-    generated: int = 3000
-    steps: int = 3000
-    batch: int = 16
-    crop: int = 96  # px
-    positions: int = 64  # sampled in each crop
-    jitter: int = 2  # px by which matched positions may lie apart
-    temperature: float = 0.1
-    covariance: float = 0.02
-    read_out: float = 0.3  # weight of telling flawed cells from untouched ones
-    learning_rate: float = 1e-3
-    seed: int = 0
-    save_every: int = 100
-    start_from: str | None = None  # checkpoint of an earlier run, or a teacher, whose weights this one goes on from
+from service.training.teacher_checkpoint import Checkpoint, read_checkpoint
+from service.training.teacher_run import PretrainSettings, Run, runs_of
+from service.training.teacher_views import MAX_SHIFT, Views, load_pictures
 
 
 def pretrain(
-    settings: PretrainSettings, checkpoint: Path, progress: Callable[[int, int, float], None] | None = None
+    settings: PretrainSettings,
+    checkpoint: Path | Checkpoint,
+    progress: Callable[[int, int, float], None] | None = None,
+    workers: int | None = None,
 ) -> Pdn:
     """Train (or go on from `checkpoint`, written every `save_every` steps) and return the teacher in eval mode.
 
-    Runs on CUDA where there is a GPU, in bfloat16 where it can. `progress(step, steps, loss)`. Raises BadRequest when a
-    folder holds no picture, or the checkpoint is of another run.
+    Runs on CUDA where there is a GPU, in bfloat16 where it can. `progress(step, steps, loss)`. `workers`: processes that draw
+    the views, 0 for a thread, None for as many as a GPU needs and a thread without one; what is drawn does not depend on it.
+    Raises BadRequest when a folder holds no picture, or the checkpoint is of another run.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.seed)
+    kept = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     learner = _Learner(settings)
-    if settings.start_from is not None and not checkpoint.exists():
+    if settings.start_from is not None and not kept.exists():
         _begin_with(learner, settings.start_from)
     learner = learner.to(device=device)
     learner.pdn = learner.pdn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -75,14 +55,13 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.05, cycle_momentum=False
     )
-    first = _resume(checkpoint, settings, learner=learner, optimiser=optimiser, schedule=schedule)
+    run = Run(settings, kept, {"learner": learner, "optimiser": optimiser, "schedule": schedule})
+    first = run.resume()
     pictures = load_pictures(settings.folders, settings.generated, settings.seed)
-
-    def draw(step: int) -> Views:
-        rng = np.random.default_rng((settings.seed, step))  # by step, so that a resumed run sees the same crops
-        return draw_views(pictures, settings.batch, settings.crop, settings.jitter, rng)
-
-    for step, views in enumerate(_ahead(draw, range(first, settings.steps)), first):
+    drawing = Drawing(settings.batch, settings.crop, settings.jitter, settings.seed)
+    if workers is None:
+        workers = available_cores() if device.type == "cuda" else 0
+    for step, views in enumerate(drawn(drawing, pictures, range(first, settings.steps), workers), first):
         loss = learner(*_tensors(views, device), step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -92,7 +71,7 @@ def pretrain(
         if progress is not None:
             progress(step + 1, settings.steps, float(loss.detach()))
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            _save(checkpoint, settings, step + 1, learner=learner, optimiser=optimiser, schedule=schedule)
+            run.save(step + 1, optimiser)
     return learner.pdn.eval().requires_grad_(False)
 
 
@@ -106,20 +85,7 @@ def _begin_with(learner: _Learner, start: str) -> None:
             raise BadRequest(f"{start} is no PDN-{learner.settings.size}: a training cannot go on from it")
         learner.pdn.load_state_dict(network.state_dict())
     else:  # a run of another recipe may have fewer parts
-        learner.load_state_dict(_read(Path(start))["learner"], strict=False)
-
-
-def _ahead(draw: Callable[[int], Views], steps: Iterable[int]) -> Iterator[Views]:
-    """Each step's views, the next ones drawn while the network learns from the present ones."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for step in steps:
-            coming = pool.submit(draw, step)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
+        learner.load_state_dict(read_checkpoint(Path(start))["learner"], strict=False)
 
 
 def _tensors(views: Views, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +96,7 @@ def _tensors(views: Views, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 def teacher_of(checkpoint: Path) -> Pdn:
     """The teacher as it stands in a run's checkpoint, float32, in eval mode and without gradients."""
-    state = _read(checkpoint)
+    state = read_checkpoint(checkpoint)
     pdn = Pdn(state["settings"]["size"])
     prefix = "pdn."
     pdn.load_state_dict({k.removeprefix(prefix): v for k, v in state["learner"].items() if k.startswith(prefix)})
@@ -139,24 +105,13 @@ def teacher_of(checkpoint: Path) -> Pdn:
 
 def export_teacher(checkpoint: Path, name: str, directory: Path, card: Mapping[str, Any]) -> Path:
     """Write the teacher of a run, finished or not, with its card; `card` says on which data, under which licences."""
+    runs = runs_of(read_checkpoint(checkpoint))
     recipe = {
         "method": "dense InfoNCE over matched positions, painted flaws as nearest negatives, and a covariance term",
-        "runs": _runs(checkpoint),
+        "runs": runs,
     }
-    return save_teacher(teacher_of(checkpoint), name, directory, {"recipe": recipe, **card})
-
-
-def _runs(checkpoint: Path) -> list[dict[str, Any]]:
-    """Settings and steps of the run and of those it started from, the first one first; folders by their last name."""
-    state = _read(checkpoint)
-    settings = {**state["settings"], "folders": [Path(folder).name for folder in state["settings"]["folders"]]}
-    earlier = settings.pop("start_from", None)
-    before = []
-    if earlier and earlier.endswith(".safetensors"):
-        before = list(load_teacher(earlier).card.get("recipe", {}).get("runs", []))
-    elif earlier:
-        before = _runs(Path(earlier))
-    return [*before, {"steps_done": state["step"], "settings": settings}]
+    steps = sum(run["steps_done"] for run in runs)
+    return save_teacher(teacher_of(checkpoint), name, directory, {"recipe": recipe, "steps": steps, **card})
 
 
 class _Learner(nn.Module):
@@ -220,35 +175,3 @@ def _covariance(features: Tensor) -> Tensor:
     spread = functional.relu(1 - covariance.diagonal().clamp_min(1e-6).sqrt()).mean()
     off_diagonal = covariance - torch.diag(covariance.diagonal())
     return spread * len(covariance) / 4 + off_diagonal.pow(2).sum() / len(covariance)
-
-
-def _save(checkpoint: Path, settings: PretrainSettings, step: int, **parts: _Stateful) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    state = {"settings": asdict(settings), "step": step, **{name: part.state_dict() for name, part in parts.items()}}
-    temporary = checkpoint.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(checkpoint)
-
-
-def _resume(checkpoint: Path, settings: PretrainSettings, **parts: _Stateful) -> int:
-    """The step to go on from; 0 without a checkpoint."""
-    if not checkpoint.exists():
-        return 0
-    state = _read(checkpoint)
-    if state["settings"] != asdict(settings):
-        raise BadRequest(f"{checkpoint} is of a run with other settings; remove it or repeat its settings")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return int(state["step"])
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # whatever PyTorch makes of other files
-        raise BadRequest(f"{checkpoint} is no checkpoint of `flawscribe teacher pretrain`") from error
-    if not isinstance(state, dict) or not {"settings", "step", "learner"} <= set(state):
-        raise BadRequest(f"{checkpoint} is no checkpoint of `flawscribe teacher pretrain`")
-    return state

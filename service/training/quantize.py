@@ -55,7 +55,7 @@ def quantize(model: bytes, windows: Sequence[NDArray[np.uint8]]) -> bytes:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=["Conv", "Relu", "AveragePool"],
-            nodes_to_exclude=_of_energies(proto.graph),
+            nodes_to_exclude=sorted({node.name for node in _of_energies(proto.graph)}),
             extra_options={"ActivationSymmetric": False, "TensorQuantOverrides": overrides},
         )
         quantised = onnx.load(target)
@@ -64,9 +64,9 @@ def quantize(model: bytes, windows: Sequence[NDArray[np.uint8]]) -> bytes:
     return _without_what_nobody_takes(quantised)
 
 
-def _of_energies(graph: onnx.GraphProto) -> list[str]:
-    """The names of the nodes of a teacher of energies: the convolution behind its logarithms, and all that this takes from.
-    Its small differences of large numbers are lost in eight bits, and it is a small part of the work."""
+def _of_energies(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a teacher of energies: the convolutions behind its logarithms, and all that these take from. Its small
+    differences of large numbers are lost in eight bits, and in a half's eleven; and it is a small part of the work."""
     behind, waiting = set[str](), list[onnx.NodeProto]()
     for node in graph.node:  # a node comes behind those it takes from
         if node.op_type == "Log" or behind.intersection(node.input):
@@ -75,13 +75,13 @@ def _of_energies(graph: onnx.GraphProto) -> list[str]:
             else:
                 behind.update(node.output)
     maker = {name: node for node in graph.node for name in node.output}
-    names = set[str]()
+    found: dict[str, onnx.NodeProto] = {}  # by the first output: names of nodes may be empty
     while waiting:
         node = waiting.pop()
-        if node.name not in names:
-            names.add(node.name)
+        if node.output[0] not in found:
+            found[node.output[0]] = node
             waiting += [maker[name] for name in node.input if name in maker]
-    return sorted(names)
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +143,18 @@ def _without_what_nobody_takes(proto: onnx.ModelProto) -> bytes:
 
 
 def halve(model: bytes) -> bytes:
-    """The fp16 form of a float32 `model`: convolutions and what lies between them in half precision; normalisation before,
-    and all from the difference of the features on (small numbers, then their squares), in float32."""
+    """The fp16 form of a float32 `model`, be its weights stored as halves (`store_as_half`) or not.
+
+    Convolutions and what lies between them compute in half precision. In float32 stay the normalisation before, all from the
+    difference of the features on (small numbers, then their squares), and a teacher of energies.
+    """
     proto = onnx.load_model_from_string(model)
     graph = proto.graph
+    _restore_stored(graph)
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    made = {name for node in graph.node if node.op_type in _HALVED for name in node.output}  # in half precision
+    exact = {node.output[0] for node in _of_energies(graph)}
+    halved = [node for node in graph.node if node.op_type in _HALVED and node.output[0] not in exact]
+    made = {name for node in halved for name in node.output}  # in half precision
     nodes, cast = [], set[str]()
 
     def converted(name: str, to: int) -> str:
@@ -164,7 +170,7 @@ def halve(model: bytes) -> bytes:
         return target
 
     for node in list(graph.node):
-        if node.op_type in _HALVED:
+        if made.intersection(node.output):
             data = list(node.input) if node.op_type == "Conv" else [node.input[0]]  # Resize has sizes beside its data
             node.input[: len(data)] = [
                 f"{name}_half" if name in made else converted(name, TensorProto.FLOAT16) for name in data
@@ -177,3 +183,13 @@ def halve(model: bytes) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     return _without_what_nobody_takes(proto)
+
+
+def _restore_stored(graph: onnx.GraphProto) -> None:
+    """Weights that are stored as float16 behind a Cast become float32 again, under the Cast's name: the same numbers."""
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    for node in [node for node in graph.node if node.op_type == "Cast" and node.input[0] in stored]:
+        tensor = stored[node.input[0]]
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+        graph.node.remove(node)

@@ -41,7 +41,7 @@ def recipe_named(name: str, images: int) -> Recipe:
     if name == "default":
         return Recipe(
             name="default",
-            steps=1000,
+            steps=min(max(1000, 4 * images), 2000),  # of many pictures the loss still falls after a thousand
             batch=2,
             penalty_side=128,
             penalty_batch=1,

@@ -9,15 +9,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.decision.scale import BORDER_CELLS, border_distance, full_size, logical_cells, picture_map, stitch
+from service.decision.scale import (
+    BORDER_CELLS,
+    border_distance,
+    full_size,
+    inside,
+    logical_cells,
+    picture_map,
+    relative,
+    stitch,
+)
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.training.flaws import paint_flaw
 from service.training.metrics import auroc
 from service.training.network import Detector
-from service.types import AnomalyMap, Border, LocalScale, TilePlan, WindowMaps
+from service.types import AnomalyMap, Border, Level, LocalScale, TilePlan, WindowMaps
 
 Runner = Callable[[NDArray[np.uint8]], WindowMaps]
 Q_A, Q_B = 0.9, 0.995  # paper section 3.4
+_HIGH = 0.99  # quantile of a picture's distances that should not follow its level
+_FEWEST = 10  # good pictures that show whether it does
+_VARIED = 0.15  # standard deviation of the levels' logarithms, from which they differ enough to matter
+_FOLLOWS = 0.5  # correlation
 _SHOWN = 2  # normals that people are shown, each as it is and with its first painted flaw
 
 
@@ -44,7 +57,8 @@ class Sample:
 
 
 class Selection:
-    """Held-out normals, each as it is and with painted flaws; always the same ones for one seed."""
+    """Held-out normals, each as it is and with painted flaws; always the same ones for one seed. `by_level`: whether the map is
+    to be relative to a picture's own level, where those of good pictures differ."""
 
     def __init__(
         self,
@@ -55,9 +69,11 @@ class Selection:
         min_flaw_px: float,
         seed: int = 0,
         flaws_each: int = 2,
-        window_limit: int = 60,
+        window_limit: int = 240,
+        by_level: bool = False,
     ) -> None:
         self.min_flaw_px = min_flaw_px
+        self.by_level = by_level
         self.local: LocalScale = Border()
         self.examples: list[Example] = []
         self.samples: list[Sample] = []  # of the last `score`
@@ -73,8 +89,8 @@ class Selection:
                 self.examples.append(Example(plan, prepare(painted, plan), mask, shown))
 
     def score(self, detector: Detector) -> float:
-        """Mean of image and pixel AUROC, 0..1, after setting the detector's quantiles, and the border's in `local`, on
-        the untouched normals."""
+        """Mean of image and pixel AUROC, 0..1, after setting the detector's quantiles, and in `local` the border's and what the
+        pictures' levels do, on the untouched normals."""
         with torch.no_grad():
             detector.q_a.zero_()
             detector.q_b.fill_(0.1)
@@ -83,7 +99,8 @@ class Selection:
             detector.q_a.copy_(torch.from_numpy(q_a))
             detector.q_b.copy_(torch.from_numpy(q_b))
         scaled = [_scaled(maps, q_a, q_b) for maps in raw]
-        self.local = border_of(scaled, self.examples)
+        offset = float(0.1 * q_a[0] / (q_b[0] - q_a[0]))
+        self.local = border_of(scaled, self.examples, offset if self.by_level else None)
         self.samples = [
             Sample(each.shown, picture_map(maps, each.plan, self.min_flaw_px, None, self.local), each.mask is not None)
             for each, maps in zip(self.examples, scaled, strict=True)
@@ -118,20 +135,40 @@ def quantiles(
     alone (paper section 3.4)."""
     low, high = np.zeros(2, np.float32), np.full(2, 0.1, np.float32)
     for index, pictures in enumerate(_untouched(maps, examples)):
-        inner = [cells[border_distance(*cells.shape) >= BORDER_CELLS] for cells in pictures]
-        values = np.concatenate(inner)
-        if not len(values):  # a part so narrow that all of it is border
-            values = np.concatenate([cells.ravel() for cells in pictures])
-        low[index] = np.quantile(values, Q_A)
-        high[index] = max(np.quantile(values, Q_B), low[index] + 1e-6)
+        low[index], high[index] = np.quantile(np.concatenate([inside(cells) for cells in pictures]), (Q_A, Q_B))
+        high[index] = max(high[index], low[index] + 1e-6)
     return low, high
 
 
-def border_of(scaled: Sequence[WindowMaps], examples: Sequence[Example]) -> Border:
+def level_of(pictures: Sequence[NDArray[np.float32]], offset: float) -> Level | None:
+    """How the structural maps [rows,columns] of untouched normals follow the pictures' own levels: the exponent is the slope
+    of the logarithm of each picture's high distances over that of its median one. None where they do not, or the levels hardly
+    differ, or too few pictures are there to tell. `offset`: what is to be added to a map to get distances."""
+    distances = [inside(cells) + np.float32(offset) for cells in pictures]
+    levels = np.array([np.median(each) for each in distances])
+    if len(pictures) < _FEWEST or levels.min() <= 0 or np.log(levels).std() < _VARIED:
+        return None
+    highs = np.log([np.quantile(each, _HIGH) for each in distances])
+    if np.corrcoef(np.log(levels), highs)[0, 1] < _FOLLOWS:
+        return None
+    exponent = float(np.clip(np.polyfit(np.log(levels), highs, 1)[0], 0, 1))
+    typical = float(np.median(levels))
+    even = np.concatenate([each / (own / typical) ** exponent for each, own in zip(distances, levels, strict=True)])
+    low, high = np.quantile(even, (Q_A, Q_B))
+    figures = (exponent, offset, typical, levels.min(), levels.max(), low, max(high, low + 1e-6))
+    return Level(*(round(float(value), 6) for value in figures))
+
+
+def border_of(scaled: Sequence[WindowMaps], examples: Sequence[Example], offset: float | None = None) -> Border:
     """The same two quantiles of the scaled maps, ring by ring from the border inwards; a ring that is calmer than the
-    inside keeps the inside's scale, so that no noise is raised."""
+    inside keeps the inside's scale, so that no noise is raised. With an `offset` (`level_of`) the structural ones are taken
+    relative to the pictures' levels before, where they follow them."""
     sides = []
-    for pictures in _untouched(scaled, examples):
+    maps = _untouched(scaled, examples)
+    level = None if offset is None else level_of(maps[0], offset)
+    if level is not None:
+        maps[0] = [relative(cells, level) for cells in maps[0]]
+    for pictures in maps:
         rings = []
         for ring in range(BORDER_CELLS):
             values = np.concatenate([cells[border_distance(*cells.shape) == ring] for cells in pictures])
@@ -141,7 +178,7 @@ def border_of(scaled: Sequence[WindowMaps], examples: Sequence[Example]) -> Bord
             low = max(low, 0.0)
             rings.append((round(low, 5), round(max(high, low + 0.1), 5)))
         sides.append(tuple(rings))
-    return Border(*sides)
+    return Border(sides[0], sides[1] if len(sides) > 1 else (), level)
 
 
 def _untouched(maps: Sequence[WindowMaps], examples: Sequence[Example]) -> list[list[NDArray[np.float32]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -87,8 +88,11 @@ def save_teacher(network: TeacherNetwork, name: str, directory: Path, card: dict
     return weights_file
 
 
-def import_teacher(file: Path, name: str, directory: Path = DEFAULT_DIRECTORY) -> Path:
-    """Take published weights: nelson1425/EfficientAD's `teacher_*.pth` or anomalib's `pretrained_teacher_*.pth`.
+def import_teacher(
+    file: Path, name: str, directory: Path = DEFAULT_DIRECTORY, card: Mapping[str, Any] | None = None
+) -> Path:
+    """Take published weights: nelson1425/EfficientAD's `teacher_*.pth` or anomalib's `pretrained_teacher_*.pth`. `card` says
+    on which data they were trained, and their licence.
 
     Only plain tensors are loaded (weights_only). Raises BadRequest when the file cannot be read or is none of those layouts.
     """
@@ -113,7 +117,7 @@ def import_teacher(file: Path, name: str, directory: Path = DEFAULT_DIRECTORY) -
         if renamed is not None:
             network.load_state_dict(renamed)
             source = {"recipe": "imported", "source_file": file.name, "source_sha256": hashlib.sha256(data).hexdigest()}
-            return save_teacher(network, name, directory, source)
+            return save_teacher(network, name, directory, {**source, **(card or {})})
     raise BadRequest(f"{file} fits neither PDN-small nor PDN-medium: its keys are {', '.join(list(state)[:6])} …")
 
 

@@ -37,24 +37,28 @@ class Views:
     flaw: NDArray[np.float32]
 
 
+def find_pictures(folder: str) -> list[Path]:
+    """All pictures below the folder, sorted. Raises BadRequest when there is none."""
+    found = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in _SUFFIXES]
+    if not found:
+        raise BadRequest(f"no picture found in {folder}")
+    return found
+
+
 def load_pictures(folders: Sequence[str], generated: int, seed: int) -> list[NDArray[np.uint8]]:
     """All pictures below the folders, short side at most 288 px, and `generated` textures, as uint8 [H,W,3] in memory.
 
     Raises BadRequest when a folder holds no picture.
     """
-    files: list[Path] = []
-    for folder in folders:
-        found = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in _SUFFIXES]
-        if not found:
-            raise BadRequest(f"no picture found in {folder}")
-        files += found
+    files = [path for folder in folders for path in find_pictures(folder)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pictures = list(pool.map(_small_picture, files))
+        pictures = list(pool.map(small_picture, files))
     seeds = np.random.SeedSequence(seed).spawn(generated)
     return pictures + [random_texture(np.random.default_rng(each), 256, 256) for each in seeds]
 
 
-def _small_picture(path: Path) -> NDArray[np.uint8]:
+def small_picture(path: Path) -> NDArray[np.uint8]:
+    """The picture uint8 [H,W,3] as it is kept in memory, short side at most 288 px."""
     with Image.open(path) as image:
         rgb = image.convert("RGB")
         shrink = _SHORT_SIDE / min(rgb.size)

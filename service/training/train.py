@@ -30,6 +30,7 @@ from service.training.recipes import Recipe
 from service.training.select import Sample, Selection
 
 _TIMED = 40  # steps after which a run knows how long a step takes here
+_SETTLED = 0.5  # share of the learning rate below which a network counts as finished
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 Evaluated = Callable[[int, float, Sequence[Sample]], None]  # step, selection score, pictures with their maps
 
@@ -43,7 +44,11 @@ class History:
 
 
 class Trainer:
-    """One run, resumable from its checkpoint file. `run` returns the detector of the best checkpoint, quantiles set."""
+    """One run, resumable from its checkpoint file. `run` returns the detector of the best checkpoint, quantiles set.
+
+    The best is chosen by painted flaws among those after the fall of the learning rate: a network from the middle of a run may
+    tell painted flaws better by chance, and tells real ones worse (docs/decisions/0028).
+    """
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class Trainer:
         self.end = recipe.steps
         self.history = History()
         self.best: tuple[float, dict[str, Any]] | None = None
+        self.settled = False  # whether `best` is from after the fall of the learning rate
 
     def run(self, checkpoint: Path, progress: Progress | None = None, evaluated: Evaluated | None = None) -> Detector:
         """Train from the checkpoint, or from the start, to the end; the checkpoint is renewed at every evaluation."""
@@ -124,21 +130,21 @@ class Trainer:
     def _loss(self, rng: np.random.Generator) -> Tensor:
         """Hard loss + penalty + autoencoder + student-autoencoder (paper appendix A.1)."""
         recipe = self.recipe
-        windows, raw = self.bank.windows(rng, recipe.batch)
-        imitation = self._student(windows, 0, TEACHER_CHANNELS)
-        loss = hard_loss(self._standard(raw) - imitation, recipe.hard_share)
+        seen = self.bank.windows(rng, recipe.batch)
+        imitation = self._student(seen.images, 0, TEACHER_CHANNELS)
+        loss = hard_loss(self._standard(seen.features) - imitation, recipe.hard_share, seen.own)
         if recipe.penalty_batch:
             general = self.penalty.draw(rng, recipe.penalty_batch, recipe.penalty_side).to(self.device)
             loss = loss + self._student(general, 0, TEACHER_CHANNELS).square().mean()
         if self.detector.autoencoder is None:
             return loss
-        wholes, raw_wholes = self.bank.augmented_wholes(rng, recipe.whole_batch)
+        wholes = self.bank.augmented_wholes(rng, recipe.whole_batch)
         with mixed_precision(self.device):
-            rebuilt = self.detector.autoencoder(normalise(wholes))
+            rebuilt = self.detector.autoencoder(normalise(wholes.images))
         rebuilt = rebuilt.float()
-        copied = self._student(wholes, TEACHER_CHANNELS, 2 * TEACHER_CHANNELS)
-        taught = (self._standard(raw_wholes) - rebuilt).square().mean()
-        total: Tensor = loss + taught + (rebuilt.detach() - copied).square().mean()
+        copied = self._student(wholes.images, TEACHER_CHANNELS, 2 * TEACHER_CHANNELS)
+        taught = hard_loss(self._standard(wholes.features) - rebuilt, 1.0, wholes.own)
+        total: Tensor = loss + taught + hard_loss(rebuilt.detach() - copied, 1.0, wholes.own)
         return total
 
     def _student(self, images: Tensor, start: int, stop: int) -> Tensor:
@@ -177,8 +183,10 @@ class Trainer:
         with mixed_precision(self.device):  # as the steps; build() sets the quantiles anew
             score = self.selection.score(self.detector)
         self.history.scores.append((step, score))
-        if self.best is None or score >= self.best[0]:
+        settled = step > self.recipe.warm_up and self._rate(step - 1) <= _SETTLED
+        if self.best is None or settled > self.settled or score >= self.best[0]:
             self.best = (score, deepcopy(self.detector.state_dict()))
+            self.settled = settled
         patience, tail = self.recipe.patience, round(self.recipe.tail * self.recipe.steps)
         if patience is None or step > self.end - tail:
             return
@@ -195,6 +203,7 @@ class Trainer:
             "detector": self.detector.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "best": self.best,
+            "settled": self.settled,
             "history": asdict(self.history),
         }
         temporary = checkpoint.with_suffix(".tmp")
@@ -209,16 +218,22 @@ class Trainer:
             raise BadRequest(f"{checkpoint} is of a run with another recipe; remove it to start anew")
         self.detector.load_state_dict(state["detector"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.end, self.best = state["end"], state["best"]
+        self.end, self.best, self.settled = state["end"], state["best"], state["settled"]
         self.history = History(**state["history"])
         return int(state["step"])
 
 
-def hard_loss(difference: Tensor, share: float) -> Tensor:
+def hard_loss(difference: Tensor, share: float, own: Tensor | None = None) -> Tensor:
     """Mean over the `share` of elements of each image with the largest squared difference [N,C,H,W] (paper section 3.2).
 
-    By image, so that its meaning does not change with the batch; top-k, since torch.quantile stops at 2**24 elements.
+    `own`: bool [N,H,W], the cells of each image that count, at least one; None: all of them. By image, so that its meaning
+    does not change with the batch; top-k, since torch.quantile stops at 2**24 elements.
     """
-    squared = difference.square().flatten(1)
-    count = max(1, math.ceil(share * squared.shape[1]))
-    return squared.topk(count, dim=1, sorted=False).values.mean()
+    if own is None:
+        own = torch.ones_like(difference[:, 0], dtype=torch.bool)
+    each = []
+    for image, mask in zip(difference.square(), own, strict=True):
+        squared = image.flatten() if mask.all() else image[:, mask].flatten()
+        count = math.ceil(share * len(squared))
+        each.append((squared if count == len(squared) else squared.topk(count, sorted=False).values).mean())
+    return torch.stack(each).mean()

@@ -107,5 +107,5 @@ def test_without_keys_only_this_machine_may_ask(tmp_path: Path) -> None:
         for origin in ("https://evil.example", "null"):  # a page of another site, open in this machine's browser
             assert service.client.post("/detect", files=FILES, headers={"origin": origin}).status_code == 403
         assert service.client.post("/detect", files=FILES, headers={"origin": service.url}).status_code == 200
-        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST", "localhost.:8000"):
             assert service.client.post("/detect", files=FILES, headers={"host": host}).status_code == 200

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.cli import app
 from service.commands.outputs import require_file, require_folder
-from service.errors import BadRequest, NotReady
+from service.errors import BadRequest, NotReady, SettingsError
 from tests.networks import grey_picture, png, write_bundle
 
 
@@ -70,6 +70,7 @@ def test_score_writes_a_row_a_file_and_draws(bundle: Path, photos: Path, tmp_pat
     assert float(rows["sub/bad.png"]["anomaly_score"]) > float(rows["sub/bad.png"]["threshold"])
     assert rows["torn.jpg"]["error"]
     assert not rows["torn.jpg"]["verdict"]
+    assert (rows["good.png"]["regions"], rows["torn.jpg"]["regions"]) == ("[]", "")
     with Image.open(tmp_path / "overlays" / "sub" / "bad.png.png") as overlay:
         assert overlay.size == (224, 224)
 
@@ -84,6 +85,22 @@ def test_score_of_one_picture_by_model_name_as_json_lines(bundle: Path, photos: 
     x, y, w, h = row["regions"][0]["box"]
     assert x < 75 < x + w
     assert y < 65 < y + h
+
+
+def test_score_of_nothing_that_can_be_read_ends_with_1_and_its_names_are_no_formulas(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "=1+1.png").write_bytes(b"no picture")
+    for form in ("csv", "jsonl"):
+        done = flawscribe("score", tmp_path, "--bundle", bundle, "--format", form)
+        assert (done.returncode, done.stderr) == (1, "flawscribe: none of 1 pictures could be judged\n")
+        if form == "csv":
+            (row,) = csv.DictReader(io.StringIO(done.stdout))
+            assert (row["file"], row["regions"]) == ("'=1+1.png", "")
+        else:
+            assert json.loads(done.stdout)["regions"] is None
+    (tmp_path / "good.png").write_bytes(png(grey_picture()))
+    assert flawscribe("score", tmp_path, "--bundle", bundle).returncode == 0
 
 
 def test_score_refuses_what_it_cannot_do(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -161,10 +178,42 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     refused(flawscribe("key", "create", "--keys-file", file, "--scope", "root"), "unknown scope root")
 
 
+def test_the_keys_file_is_the_one_that_the_service_is_set_up_with(tmp_path: Path) -> None:
+    place = {"FLAWSCRIBE_KEYS_FILE": str(tmp_path / "keys.json")}
+    runner = CliRunner()
+    assert "FLAWSCRIBE_KEYS_FILE" in runner.invoke(app, ["key", "list"], env={"FLAWSCRIBE_KEYS_FILE": None}).output
+    assert runner.invoke(app, ["key", "create", "--scope", "detect", "--note", "line 3"], env=place).exit_code == 0
+    assert "line 3" in runner.invoke(app, ["key", "list"], env=place).output
+
+
+@pytest.mark.parametrize("group", ["key", "teacher", "bench"])
+def test_help_of_a_group_ends_with_no_bare_example(group: str) -> None:
+    assert "Example" not in CliRunner().invoke(app, [group, "--help"]).output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "none"),
+        ("samples", "polka-dot", "PLACE"),
+        ("key", "list", "--keys-file", "none"),
+        ("teacher", "list"),
+        ("train", "--data", "none", "--name", "x", "--models-dir", "PLACE"),
+        ("version",),
+    ],
+)
+def test_a_mistyped_setting_is_refused_by_commands_that_read_none(command: tuple[str, ...], tmp_path: Path) -> None:
+    words = [str(tmp_path / "new") if word == "PLACE" else word for word in command]
+    error = CliRunner().invoke(app, words, env={"FLAWSCRIBE_PROT": "1"}).exception
+    assert isinstance(error, SettingsError)
+    assert error.detail.startswith("unknown setting FLAWSCRIBE_PROT;")
+    assert not list(tmp_path.iterdir())
+
+
 def test_serve_refuses_a_configuration_that_cannot_hold(bundle: Path, tmp_path: Path) -> None:
     models = str(bundle.parents[1])
     refused(flawscribe("serve", "--host", "0.0.0.0"), "without API keys")
-    refused(flawscribe("serve", FLAWSCRIBE_PROT="1"), "FLAWSCRIBE_PROT")
+    refused(flawscribe("version", FLAWSCRIBE_PROT="1"), "FLAWSCRIBE_PROT")
     refused(flawscribe("serve", FLAWSCRIBE_PORT="many"), "not 'many'")
     refused(flawscribe("serve", FLAWSCRIBE_KEYS_FILE=str(tmp_path / "none.json")), "none.json")
     refused(flawscribe("serve", "--port", 0, "--models-dir", models, "--model", "nothing"), "no model 'nothing'")

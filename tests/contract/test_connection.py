@@ -75,6 +75,22 @@ def answered_elsewhere(peer: socket.socket) -> bool:
         return answered(other, request(body=b"", line="GET /healthz HTTP/1.1"))[0].status == 200
 
 
+def test_blanks_around_a_header_are_no_part_of_it(peer: socket.socket) -> None:
+    blank = ("X-Meta-Serial: \t S9 \t", "X-Deadline-Ms: 5000 ", "X-Request-Id: r1 ", "Idempotency-Key: OWS ")
+    answer, body = answered(peer, request(*blank))
+    assert (answer.status, body["request_id"], body["results"][0]["metadata"]) == (200, "r1", {"serial": "S9"})
+    answer, _ = answered(peer, request("X-Meta-Serial: S9", "Idempotency-Key: OWS"))
+    assert (answer.status, answer.headers["idempotent-replayed"]) == (200, "true")
+
+
+@pytest.mark.parametrize(
+    "twice", ["X-Deadline-Ms: 5000", "Idempotency-Key: k", "X-Request-Id: r", "Content-Type: image/png", "X-API-Key: k"]
+)
+def test_a_header_that_can_be_there_once_is_not_there_twice(peer: socket.socket, twice: str) -> None:
+    answer, problem = answered(peer, request(twice, twice))
+    assert (answer.status, "twice" in problem["detail"]) == (400, True)
+
+
 def test_requests_sent_ahead_are_answered_in_turn(peer: socket.socket) -> None:
     peer.sendall(request() + request(*H2C) + request("X-Request-Id: last"))
     ids = [answered(peer, b"")[1]["request_id"] for _ in range(3)]
@@ -159,6 +175,7 @@ def test_head_answers_as_get_without_the_body(service: Service, peer: socket.soc
         assert short.headers["content-type"] == whole.headers["content-type"]
     assert service.client.head("/nowhere").status_code == 404
     assert service.client.head("/detect").headers["allow"] == "POST"
+    assert service.client.delete("/models").headers["allow"] == "GET, HEAD"
     events, _ = answered(peer, request(line="HEAD /events HTTP/1.1", body=b""), method="HEAD")  # it would never end
     assert events.status == 200
     assert answered(peer, request())[0].status == 200

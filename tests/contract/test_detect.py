@@ -4,6 +4,8 @@ import base64
 import hashlib
 import io
 import json
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -154,6 +156,8 @@ def test_accept_png_answers_the_overlay_itself(service: Service) -> None:
     assert np.abs(drawn[:50, :50] - 230).max() <= 1
     two = [("image", ("a.png", BAD))] * 2
     assert service.client.post("/detect", files=two, headers=headers).status_code == 406
+    either = {"accept": "image/png, application/json;q=0.5"}
+    assert len(service.client.post("/detect", files=two, headers=either).json()["results"]) == 2
     text = service.client.post("/detect", files={"image": ("a.png", BAD)}, headers={"accept": "text/plain"})
     assert text.status_code == 406
 
@@ -283,8 +287,67 @@ def test_metadata_that_would_be_lost_is_refused(service: Service) -> None:
     assert "twice" in problem(service.client.post("/detect", content=GOOD, headers=pairs), 400)
     many = raw | {f"x-meta-key{index}": "1" for index in range(65)}
     assert "64" in problem(service.client.post("/detect", content=GOOD, headers=many), 400)
+    for form_of_it in (form(picture, ('name="serial"', b"1")), {"json": {"images": [], "metadata": {"serial": 1}}}):
+        two_words = form_of_it.pop("headers", {}) | {"x-meta-serial": "2"}  # type: ignore[attr-defined]
+        answer = service.client.post("/detect", **form_of_it, headers=two_words)  # type: ignore[arg-type]
+        assert "in the header" in problem(answer, 400)
+    for name in ("model", "version", "include", "threshold", "store", "counted"):
+        misplaced = form(picture, (f'name="{name}"', b"1"))
+        assert f"?{name}=" in problem(service.client.post("/detect", **misplaced), 422)
+    assert "?model=" in problem(service.client.post("/classify", **form(picture, ('name="model"', b"1"))), 422)
     zipped = raw | {"content-encoding": "gzip"}
     assert "gzip" in problem(service.client.post("/detect", content=GOOD, headers=zipped), 415)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("serial", "a\nb"), ("lot", "a\x00b"), ("station", "1\u20282"), ("product", "a\rb"), ("view", "a\x7fb")]
+    + [("captured_at", "yesterday"), ("captured_at", "2026-13-01"), ("captured_at", "0001-01-01T00:00+23:00")],
+)
+def test_metadata_that_could_not_be_asked_for_is_refused(service: Service, name: str, value: str) -> None:
+    answer = service.client.post("/detect", files={"image": ("a.png", GOOD)}, data={name: value})
+    assert name in problem(answer, 422)
+
+
+def test_what_names_a_part_may_end_a_line_and_say_no_time(service: Service) -> None:
+    harmless = {"serial": "A1\n", "captured_at": "", "note": "two\nlines"}
+    assert only(service.client.post("/detect", files={"image": ("a.png", GOOD)}, data=harmless))["metadata"] == harmless
+
+
+@pytest.mark.parametrize("metadata", ["[]", '""', "0", "false"])
+def test_metadata_that_is_no_object_is_refused_though_it_be_empty(service: Service, metadata: str) -> None:
+    sent = f'{{"images": [{{"data": "{base64.b64encode(GOOD).decode()}"}}], "metadata": {metadata}}}'
+    headers = {"content-type": "application/json"}
+    assert "metadata" in problem(service.client.post("/detect", content=sent, headers=headers), 400)
+    whole = sent.replace(metadata + "}", "null}")
+    assert service.client.post("/detect", content=whole, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"images": [], "images": []}',
+        '{"images": [{"data": "", "data": ""}]}',
+        '{"images": [], "metadata": {"a": 1, "a": 2}}',
+    ],
+)
+def test_a_name_that_json_gives_twice_is_refused(service: Service, body: str) -> None:
+    answer = service.client.post("/detect", content=body, headers={"content-type": "application/json"})
+    assert "twice" in problem(answer, 400)
+
+
+def test_where_no_picture_can_be_judged_their_order_does_not_matter(service: Service) -> None:
+    head = b"IHDR" + struct.pack(">II", 65535, 65535) + GOOD[24:29]
+    large = ("large.png", GOOD[:12] + head + zlib.crc32(head).to_bytes(4) + GOOD[33:])
+    junk = ("junk.png", b"junk")
+    assert service.client.post("/detect", files=[("image", large)]).status_code == 413
+    for pictures in ([junk, large], [large, junk]):
+        assert service.client.post("/detect", files=[("image", each) for each in pictures]).status_code == 400
+
+
+def test_a_shape_is_of_raw_pixels_alone(service: Service) -> None:
+    headers = {"content-type": "image/png", "x-image-shape": "300,500,3"}
+    assert "X-Image-Shape" in problem(service.client.post("/detect", content=GOOD, headers=headers), 400)
 
 
 def test_metadata_in_headers_and_fields(service: Service) -> None:
@@ -292,7 +355,7 @@ def test_metadata_in_headers_and_fields(service: Service) -> None:
         (b"x-meta-product", "Gehäuse".encode()),
         (b"x-meta-lot", "Gehäuse".encode("latin-1")),
         (b"x-meta-captured-at", b"2026-03-09T06:00:00Z"),
-        (b"x-meta-serial", b"of the header"),
+        (b"x-meta-serial", b"A1"),
     ]
     answer = service.client.post("/detect", files={"image": ("a.png", GOOD)}, data={"serial": "A1"}, headers=headers)
     expected = {"product": "Gehäuse", "lot": "Gehäuse", "captured_at": "2026-03-09T06:00:00Z", "serial": "A1"}

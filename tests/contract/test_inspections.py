@@ -101,7 +101,7 @@ def test_filters_and_pages(service: Service) -> None:
         detect(service)  # what comes in front disturbs no cursor
         cursor = f"&cursor={page['next_cursor']}"
     assert seen == ids[::-1]
-    for wrong in ("?limit=0", "?cursor=x", "?verdict=bad", "?from=yesterday", "?from=2026-01-01T00:00:00", "?lots=1"):
+    for wrong in ("?limit=0", "?cursor=x", "?verdict=bad", "?from=yesterday", "?to=2026-13-01", "?from=", "?lots=1"):
         assert service.client.get(f"/inspections{wrong}").status_code == 422, wrong
 
 
@@ -138,6 +138,22 @@ def test_reviews_are_added_and_label(service: Service) -> None:
     assert service.client.post("/inspections/none/review", json={"verdict": "right"}).status_code == 404
 
 
+def test_a_time_may_be_a_date_and_is_utc(service: Service) -> None:
+    made = detect(service)["id"]
+    today = datetime.now(UTC).date()
+    for asked in (f"?from={today}", f"?from={today}T00:00:00", f"?to={today + timedelta(days=2)}"):
+        assert [each["id"] for each in found(service, asked)["inspections"]] == [made]
+    assert found(service, f"?to={today}")["inspections"] == []
+    assert service.client.get(f"/inspections.csv?from={today}").text.count("\n") == 2
+
+
+def test_a_review_that_says_two_things_is_refused(service: Service) -> None:
+    place = f"/inspections/{detect(service)['id']}/review"
+    for body in ('{"verdict": "right", "verdict": "overkill"}', '{"verdict": "right", "region": true}'):
+        assert service.client.post(place, content=body).status_code in (400, 422)
+    assert found(service)["inspections"][0]["reviews"] == []
+
+
 def test_the_same_key_and_body_get_the_same_answer_and_one_record(service: Service) -> None:
     headers = {"idempotency-key": "job-7"}
     first = httpx.post(f"{service.url}/detect", files={"image": ("a.png", BAD)}, headers=headers)
@@ -158,6 +174,7 @@ def test_the_same_key_and_body_get_the_same_answer_and_one_record(service: Servi
     assert other.status_code == 409
     query = httpx.post(f"{service.url}/detect?include=map", files={"image": ("a.png", BAD)}, headers=headers)
     assert query.status_code == 409
+    assert "another request" in query.json()["detail"]
 
 
 def test_what_a_key_may_be(service: Service) -> None:
@@ -210,9 +227,19 @@ def test_reports_come_in_every_form(service: Service) -> None:
         ("text/csv", "text/csv"),
         ("image/*, application/json", "application/json"),
         ("*/*", "application/json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("application/json;q=0.2,text/csv", "text/csv"),
+        ("text/html;q=0, */*", "application/json"),
+        ("text/html;q=0", "application/problem+json"),
+        ("image/png", "application/problem+json"),
     ):
         answer = service.client.get("/reports", headers={"accept": wanted})
-        assert answer.headers["content-type"].startswith(given)
+        assert answer.headers["content-type"].startswith(given), wanted
+        assert answer.status_code == (406 if "problem" in given else 200)
+    assert service.client.get("/reports?format=csv", headers={"accept": "image/png"}).status_code == 200
+    for asked in ({"url": "/reports?summary=true&format=csv"}, {"url": "/reports?summary=true"}):
+        refused = service.client.get(asked["url"], headers={"accept": "text/csv"})
+        assert (refused.status_code, "no summary" in refused.text) == (422, True)
     assert service.client.get("/reports?from=x").status_code == 422
     assert service.client.get("/reports?form=csv").status_code == 422
 

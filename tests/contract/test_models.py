@@ -78,7 +78,9 @@ def test_a_broken_manifest_is_listed_with_its_fault(two: Service) -> None:
     (two.state.store.models_dir / "probe" / "2" / "manifest.json").write_text("{}")
     shown = two.client.get("/models/probe").json()
     assert [version["version"] for version in shown["versions"]] == [1]
-    assert "manifest" in shown["refused"]["2"]
+    assert shown["refused"]["2"].startswith("probe/2: manifest.json")
+    refused = activate(two, 2)
+    assert (refused.status_code, str(two.state.store.models_dir) in refused.text) == (409, False)
 
 
 def test_wrong_names_versions_and_parameters(two: Service) -> None:
@@ -87,6 +89,10 @@ def test_wrong_names_versions_and_parameters(two: Service) -> None:
     assert client.post("/models/nothing/activate", json={"version": 1}).status_code == 404
     assert client.post("/models/probe/activate", json={"version": 1, "force": True}).status_code == 422
     assert client.post("/models/probe/activate", content=b"{").status_code == 422
+    for odd in ({"version": True}, {"version": 1.0}, {"version": "1"}):
+        for order in ("activate", "shadow"):
+            assert client.post(f"/models/probe/{order}", json=odd).status_code == 422
+    assert client.post("/models/probe/activate", content=b'{"version": 1, "version": 1}').status_code == 400
     assert client.post("/models/probe/activate", content=b" " * 2000).status_code == 413
     assert client.get("/models", params={"nmae": "probe"}).status_code == 422
     assert client.get("/models/nothing").status_code == 404

@@ -8,7 +8,7 @@ import io
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from PIL import Image
 from service import inspector as inspector_module
 from service.bundle.load import Bundle, EngineOptions, load_bundle
 from service.captions.descriptor import FIGURES, LENGTH, MAKING, PLANES
+from service.decision.scale import picture_map
 from service.engine.session import Session
 from service.errors import DeadlineExceeded, NetworkFailure, NotReady, Overloaded, TooLarge, UnreadableImage
 from service.image import decode as decode_module
+from service.image.prepare import prepare
 from service.inspector import Inspector, Picture, anomaly_map_of
 from service.metrics import Metrics
 from service.types import Decision, Inspection, Wanted, WindowMaps
@@ -377,12 +379,12 @@ def test_descriptors_come_when_asked_for_one_a_region(make: Made, probe: Bundle)
 def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
     make: Made, probe: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Wanted] = []
+    asked: list[Sequence[Wanted]] = []
     inspector = make()
     expected = inspect(inspector, probe, flawed(20), descriptors=True)
     run = type(probe.session).run
 
-    def noted(session: Session, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
+    def noted(session: Session, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
         asked.append(wanted)
         return run(session, windows, wanted)
 
@@ -390,17 +392,17 @@ def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
     monkeypatch.setattr(type(probe.session), "features_apart", True)
     good = inspect(inspector, probe, grey_picture(level=255), descriptors=True)
     assert good.descriptors is not None
-    assert (asked, len(good.descriptors)) == (["maps"], 0)
+    assert (asked, len(good.descriptors)) == ([["maps"]], 0)
     asked.clear()
     found = inspect(inspector, probe, flawed(20), descriptors=True)
-    assert asked == ["maps", "features"]
+    assert asked == [["maps"], ["features"]]
     assert found.verdict == expected.verdict
     assert found.descriptors is not None
     assert expected.descriptors is not None
     np.testing.assert_array_equal(found.descriptors, expected.descriptors)
 
-    def broken(session: Session, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
-        if wanted == "features":
+    def broken(session: Session, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
+        if "features" in wanted:
             raise RuntimeError("no features")
         return run(session, windows, wanted)
 
@@ -408,6 +410,32 @@ def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
     told = inspect(inspector, probe, flawed(20), descriptors=True)
     assert told.verdict == expected.verdict  # not lost for want of its descriptors
     assert told.descriptors is None
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_picture_of_several_windows_asks_of_each_only_what_is_read(
+    make: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, global_map=True, working_size=448), CPU)
+    picture = grey_picture(252, 448, level=255)
+    picture[60:100, 120:160] = 20
+    asked: list[Sequence[Wanted]] = []
+    run = type(bundle.session).run
+
+    def noted(session: Session, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
+        asked.append(wanted)
+        return run(session, windows, wanted)
+
+    full = bundle.session.run(prepare(picture, plan := bundle.plan(448, 252)))
+    expected = picture_map(full, plan, bundle.manifest.min_flaw_px)
+    monkeypatch.setattr(type(bundle.session), "run", noted)
+    monkeypatch.setattr(type(bundle.session), "features_apart", apart)
+    inspection = inspect(make(), bundle, picture, descriptors=True)
+    np.testing.assert_array_equal(inspection.anomaly_map.cells, expected.cells)
+    of_tiles: Wanted = "structural" if apart else "structural and features"
+    assert [one for each in asked for one in each] == [*[of_tiles] * 3, "logical", *["features"] * 3 * apart]
+    assert inspection.descriptors is not None
+    assert len(inspection.descriptors) == len(inspection.verdict.regions) > 0
 
 
 def scaled(bundle: Bundle) -> Bundle:

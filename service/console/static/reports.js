@@ -35,7 +35,7 @@ async function read() {
     show(at("trouble"), failure(error, read));
     return;
   }
-  for (const link of document.querySelectorAll("[data-form]")) link.href = address(asked, link.dataset.form);
+  for (const link of document.querySelectorAll("[data-form]")) link.href = address(link.dataset.form === "csv" ? figures : asked, link.dataset.form); // a table holds no summary
   for (const link of document.querySelectorAll("[data-form]")) link.download = `report.${link.dataset.form}`;
   at("alone").href = at("report").src = address(asked, "html");
   at("waiting").hidden = !asked.has("summary");

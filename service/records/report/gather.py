@@ -104,8 +104,10 @@ def _row(row: Any, said: _Said) -> InspectionRow:
         for place, region in enumerate(row.regions)
     ]
     peaks = [region["peak_score"] for region in row.regions]
+    strongest = peaks.index(max(peaks)) if peaks else None
+    captioned = tuple(flaws)
     for review in said:
-        _hear(flaws, review, peaks.index(max(peaks)) if peaks else None)
+        _hear(flaws, captioned, review, strongest)
     return InspectionRow(
         id=row.id,
         created_at=row.created_at,
@@ -125,7 +127,7 @@ def _row(row: Any, said: _Said) -> InspectionRow:
         description=(row.picture_words or {}).get("description", ""),
         reasons=tuple(row.reasons),
         flaws=tuple(flaws),
-        review=_review(said),
+        review=_review(said, strongest),
     )
 
 
@@ -145,23 +147,31 @@ def _flaw(region: dict[str, Any], words: dict[str, Any], reject: float) -> Flaw:
     )
 
 
-def _hear(flaws: list[Flaw], review: Any, strongest: int | None) -> None:
+def _hear(flaws: list[Flaw], captioned: Sequence[Flaw], review: Any, strongest: int | None) -> None:
     """Take a review into the flaws, as records/reviews.py means it: without a region named it is of the verdict, and its
-    words are of the strongest region."""
+    words are of the strongest region. Overkill takes back what people said before: the flaw is as it was `captioned`."""
+    overkill = review.verdict == "overkill"
     named = range(len(flaws)) if review.region is None else [review.region]
     for place in named:
-        flaws[place] = replace(flaws[place], overkill=review.verdict == "overkill")
+        flaws[place] = replace(captioned[place] if overkill else flaws[place], overkill=overkill)
     place = strongest if review.region is None else review.region
-    if place is not None and review.verdict != "overkill":
+    if place is not None and not overkill:
         spoken = reviewed(flaws[place], review.label, review.cause, review.action)
         flaws[place] = replace(spoken, case_id=review.case_id or "") if review.label else spoken
 
 
-def _review(said: _Said) -> Review | None:
+def _review(said: _Said, strongest: int | None) -> Review | None:
+    """The last word of each kind that no overkill after it took back."""
     if not said:
         return None
+    standing: list[Any] = []
+    for review in said:
+        if review.verdict == "overkill":
+            places = ((strongest if each.region is None else each.region, each) for each in standing)
+            standing = [each for place, each in places if review.region not in (None, place)]
+        standing.append(review)
 
     def last(name: str) -> str:
-        return next((value for review in reversed(said) if (value := getattr(review, name))), "")
+        return next((value for review in reversed(standing) if (value := getattr(review, name))), "")
 
     return Review(said[-1].verdict, last("label"), last("cause"), last("action"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from service.records.report.data import InspectionRow, ReportData
+from service.records.report.data import Flaw, InspectionRow, ReportData
 from service.records.report.flaws import known_flaws, worst
+from service.types import Severity
 
 SCHEMA_VERSION = 1
 _IDS = 5
@@ -102,7 +103,7 @@ def _cells(row: InspectionRow) -> tuple[Any, ...]:
         "; ".join(row.reasons),
         len(flaws),
         "; ".join(sorted({flaw.label for flaw in flaws})),
-        worst(flaw.severity for flaw in flaws).value,
+        _severity(flaws),
         row.description,
         review.verdict if review else "",
         review.label if review else "",
@@ -110,6 +111,12 @@ def _cells(row: InspectionRow) -> tuple[Any, ...]:
         review.action if review else "",
         row.sha256,
     )
+
+
+def _severity(flaws: Sequence[Flaw]) -> str:
+    """The worst of what was said of the flaws; nothing where there are some and nobody judged how bad they are."""
+    said = [flaw for flaw in flaws if flaw.severity is not Severity.NONE or flaw.source not in (None, "review")]
+    return "" if flaws and not said else worst(flaw.severity for flaw in said).value
 
 
 def _plain(data: ReportData) -> dict[str, Any]:

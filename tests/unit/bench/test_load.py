@@ -98,10 +98,17 @@ def test_the_service_is_measured_idle_loaded_and_overloaded(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["form"] == "float32"
-    assert [each["picture"] for each in result["idle"]] == ["224x224 PNG", "1280x720 JPEG"]
+    assert [each["picture"] for each in result["idle"]] == [
+        f"{size} {kind}"
+        for size, coded in (("224x224", "PNG"), ("1280x720", "JPEG"))
+        for kind in (coded, f"{coded}, store=none", "raw RGB")
+    ]
+    assert result["healthz_p50_ms"] > 0
     for each in result["idle"]:
         assert 0 < each["added_p50_ms"] <= each["p50_ms"]
-        assert set(each["stages_p50_ms"]) == {"decode", "prepare", "queue", "network", "decide"}
+    for each in result["idle"] + result["closed_loop"]:
+        assert set(each["stages_p50_ms"]) == {"decode", "prepare", "queue", "network", "decide", "rest"}
+        assert each["stages_p50_ms"]["rest"] > 0
     assert [each["clients"] for each in result["closed_loop"]] == [1, 4]
     assert all(set(each["statuses"]) == {"200"} for each in result["closed_loop"])
     assert [each["of_capacity"] for each in result["open_loop"]] == [0.5, 0.8, 1.0, 2.0, 4.0]

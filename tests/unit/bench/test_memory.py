@@ -22,6 +22,7 @@ def test_recall_and_many_models_are_measured(tmp_path: Path) -> None:
     models = result["models"]
     assert models["models"] == 4
     assert models["warm_answer_p50_ms"] > 0
+    assert models["rare_beside_flood_p99_ms"] >= models["rare_beside_flood_p50_ms"] > 0
     assert models["rare_refused"] == 0  # whatever the other model's flood
     assert "mb_a_model" in done.stderr
 

@@ -14,7 +14,7 @@ from service.engine.session import CPU_LADDER
 from service.errors import BundleRefused
 from tests.networks import write_bundle
 
-COLUMNS = {"form", "provider", "batch", "median_ms", "p99_ms", "windows_per_s", "ratio_to_float32"}
+COLUMNS = {"form", "provider", "wanted", "batch", "gflop", "median_ms", "p99_ms", "windows_per_s", "ratio_to_float32"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def test_json_goes_to_standard_output_and_a_table_to_standard_error(tmp_path: Pa
         assert row["windows_per_s"] == pytest.approx(1000 * row["batch"] / row["median_ms"], rel=0.01)
         assert row["form"] != "float32" or row["ratio_to_float32"] == 1
     header, *lines = done.stderr.splitlines()
-    assert header.split()[:3] == ["form", "provider", "batch"]
+    assert header.split()[:3] == ["form", "provider", "wanted"]
     assert len(lines) == len(rows)
 
 
@@ -65,3 +65,15 @@ def test_a_bundle_without_golden_pictures_cannot_be_measured(tmp_path: Path) -> 
     bare = type(verified)(verified.folder, verified.manifest.model_copy(update={"golden": ()}), verified.files)
     with pytest.raises(BundleRefused, match="golden"):
         network.real_windows(bare)
+
+
+def test_tiles_and_wholes_are_measured_for_what_they_are_run_for(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, global_map=True, working_size=448, int8_gain=1.0)
+    rows = network.measure(folder, provider="cpu", rounds=3, beside=False)
+    assert [(row.form, row.wanted) for row in rows] == [
+        ("float32", "structural"),
+        ("float32", "logical"),
+        ("float32", "maps"),
+        ("int8", "structural"),
+        ("int8", "logical"),
+    ]

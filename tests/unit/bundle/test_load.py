@@ -103,11 +103,11 @@ def test_on_a_cpu_int8_comes_first(tmp_path: Path) -> None:
 def test_a_form_that_misses_its_golden_pictures_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_bundle(tmp_path, int8_gain=1.0)
     shift_golden(folder, "int8", 0.05)
-    for precision in ("auto", "int8"):
-        caplog.clear()
-        assert load_bundle(folder, EngineOptions(precision, "cpu")).form_name == "float32"  # type: ignore[arg-type]
-        assert "form int8" in caplog.text
-        assert "float32 is used instead" in caplog.text
+    assert load_bundle(folder, CPU).form_name == "float32"
+    assert "form int8" in caplog.text
+    assert "float32 is used instead" in caplog.text
+    with pytest.raises(BundleRefused, match=r"precision int8 with provider cpu .* form int8: golden/0\.png scores"):
+        load_bundle(folder, EngineOptions("int8", "cpu"))
 
 
 def test_a_form_without_a_golden_score_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,6 +146,26 @@ def test_a_network_that_fails_on_its_golden_picture_is_refused(tmp_path: Path) -
 def test_a_form_that_the_bundle_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleRefused, match="has no form int8"):
         load_bundle(write_bundle(tmp_path), EngineOptions("int8", "cpu"))
+
+
+@pytest.mark.parametrize("provider", ["cpu", "auto"])
+def test_a_form_that_was_asked_for_and_cannot_run_is_replaced_by_no_other(
+    provider: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_module, "has_openvino", lambda: False)
+    monkeypatch.setattr("service.engine.session.has_openvino", lambda: False)
+    folder = write_bundle(tmp_path)
+
+    def add_bf16(document: dict[str, Any]) -> None:
+        document["forms"]["bf16"] = document["forms"]["float32"]
+        document["golden"][0]["scores"]["bf16"] = document["golden"][0]["scores"]["float32"]
+
+    edit_manifest(folder, add_bf16)
+    assert load_bundle(folder, EngineOptions(provider=provider)).form_name == "float32"
+    with pytest.raises(BundleRefused) as refusal:
+        load_bundle(folder, EngineOptions("bf16", provider))
+    for word in (f"precision bf16 with provider {provider}", "FLAWSCRIBE_PRECISION", "FLAWSCRIBE_PROVIDER", "OpenVINO"):
+        assert word in refusal.value.detail
 
 
 def test_nothing_is_loaded_that_was_not_verified(tmp_path: Path) -> None:
@@ -197,7 +217,8 @@ def test_the_settings_say_how_networks_are_run(monkeypatch: pytest.MonkeyPatch, 
     opened = load_module.open_session
     monkeypatch.setattr(load_module, "open_session", opening)
     load_bundle(write_bundle(tmp_path), options)
-    assert asked == {"form": "float32", "provider": "cpu", "threads": 1, "gpu_memory": 512 * 2**20}
+    expected = {"form": "float32", "provider": "cpu", "threads": 1, "gpu_memory": 512 * 2**20, "kinds": ("maps",)}
+    assert asked == expected
 
 
 def test_a_window_s_budget_is_of_the_form_in_use_on_a_cpu_and_the_same_for_all_on_cuda(tmp_path: Path) -> None:

@@ -296,6 +296,9 @@ def test_an_undecidable_picture_says_why() -> None:
         verdict_of(decision=Decision.UNDECIDABLE, reasons=("the picture is blurred", "too dark")), []
     )
     assert found.description == "Cannot be judged: the picture is blurred; too dark"
+    blurred, dark = "too blurred: sharpness 0.02, limit 0.31", "too dark: brightness 3, limit 40"
+    both = classify_picture(verdict_of(decision=Decision.UNDECIDABLE, reasons=(blurred, dark)), [])
+    assert both.description == f"Cannot be judged: {blurred}"
     assert found.label == UNKNOWN
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,12 +17,13 @@ from service.decision.scale import (
     interpolation,
     local_mean,
     picture_map,
+    relative,
     roi_cells,
     stitch,
     stitch_features,
 )
 from service.image.prepare import CELLS, STRIDE, PrepareRecipe, plan_tiles
-from service.types import Border, Layout, TilePlan, WindowMaps
+from service.types import Border, Layout, Level, TilePlan, WindowMaps
 
 SAME_SIZE = PrepareRecipe(rule="scale", value=1.0)
 
@@ -51,6 +54,38 @@ def test_scores_are_never_clamped() -> None:
     assert picture_map(WindowMaps(maps), plan, 1).score == -7.5
     maps[0, 5, 5] = 1234.5
     assert picture_map(WindowMaps(maps), plan, 1).score == 1234.5
+
+
+def distances(size: int = 40, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).gamma(4, 0.05, (size, size)).astype(np.float32)
+
+
+def test_the_structural_map_is_relative_to_the_level_of_the_picture() -> None:
+    """Twice as far from normal everywhere, under more light say, is the same map; beyond what good pictures show it is not."""
+    level = Level(exponent=1, offset=0.3, typical=0.2, lowest=0.05, highest=1, low=0.1, high=0.6)
+    cells = distances()
+    once, twice, far = (relative(k * cells - np.float32(0.3), level) for k in (1, 2, 20))
+    np.testing.assert_allclose(twice, once, atol=1e-5)
+    assert far.min() > once.min()
+    assert np.median(far) > 2 * np.median(np.abs(once))
+    halfway = replace(level, exponent=0.5)
+    one, four = (5 * relative(k * cells - np.float32(0.3), halfway) + 0.1 for k in (1, 4))
+    np.testing.assert_allclose(four, 2 * one, rtol=1e-4)
+
+
+def test_the_level_is_that_of_the_cells_that_are_looked_at() -> None:
+    plan = plan_of(224, 224)
+    cells = distances(CELLS)
+    beside = cells.copy()
+    beside[:, CELLS // 2 :] *= 8
+    level = Level(1, 0.0, 0.2, 0.01, 10, 0.1, 0.6)
+    roi = np.zeros((224, 224), bool)
+    roi[:, :112] = True
+    maps = [
+        picture_map(WindowMaps(each[None]), plan, 1, roi, Border(level=level)).cells[:, : CELLS // 2]
+        for each in (cells, beside)
+    ]
+    np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5)
 
 
 def test_both_maps_are_averaged() -> None:

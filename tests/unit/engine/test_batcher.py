@@ -27,19 +27,22 @@ class Numbers:
     def __init__(self, ladder: Sequence[int] = (1, 2, 4), judge: Callable[[list[int]], None] | None = None) -> None:
         self.ladder = tuple(ladder)
         self.batches: list[list[int]] = []
+        self.wanted: list[list[Wanted]] = []  # by batch
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()
         self.gate.set()
         self.judge = judge or (lambda _: None)
 
-    def run(self, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
+    def run(self, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
         numbers = [int(number) for number in windows.ravel()]
         self.batches.append(numbers)
+        self.wanted.append(list(wanted))
         self.entered.release()
         assert self.gate.wait(30)
         self.judge(numbers)
         maps = windows.astype(np.float32).reshape(-1, 1, 1)
-        return WindowMaps(maps, -maps, None if wanted == "maps" else maps.astype(np.float16))
+        logical = -maps if any("maps" in one or one == "logical" for one in wanted) else None
+        return WindowMaps(maps, logical, maps.astype(np.float16) if any("features" in one for one in wanted) else None)
 
     async def held(self) -> None:
         """Wait until a batch is at the gate."""
@@ -408,8 +411,8 @@ def test_an_expected_error_keeps_its_kind(batcher: Batcher) -> None:
 
 def test_a_network_that_answers_too_few_windows_fails_the_picture(batcher: Batcher) -> None:
     class Short(Numbers):
-        def run(self, windows: np.ndarray, wanted: Wanted = "maps") -> WindowMaps:
-            return super().run(windows[:-1])
+        def run(self, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
+            return super().run(windows[:-1], wanted[:-1])
 
     with pytest.raises(NetworkFailure, match="1 of 2 windows"):
         asyncio.run(batcher.submit(Short(), picture(1, 2), FOREVER))
@@ -576,24 +579,69 @@ def test_whatever_happens_every_picture_gets_its_own_answer(plans: list[tuple[in
     assert batcher.reserved_windows == batcher.pictures == 0
 
 
-def test_features_come_to_those_who_asked_also_in_pieces_and_others_do_not_pay_for_them(batcher: Batcher) -> None:
+def test_what_is_wanted_goes_with_each_window_also_in_pieces_and_beside_others(batcher: Batcher) -> None:
     runner = Numbers()
+    kinds: list[Wanted] = ["structural", "structural", "logical"]
 
     async def scenario() -> list[Answer]:
         runner.gate.clear()
         tasks = await start(batcher.submit(runner, picture(0), FOREVER))
         await runner.held()
         tasks += await start(
-            batcher.submit(runner, picture(1, 2, 3, 4, 5), FOREVER, wanted="maps and features"),
-            batcher.submit(runner, picture(6, 7, 8, 9, 10), FOREVER),
+            batcher.submit(runner, picture(1, 2, 3), FOREVER, wanted=kinds),
+            batcher.submit(runner, picture(4, 5, 6), FOREVER, wanted=kinds),
+            batcher.submit(runner, picture(7, 8, 9), FOREVER, wanted="maps and features"),
         )
         runner.gate.set()
         return await asyncio.gather(*tasks)
 
-    first, wanting, plain = asyncio.run(scenario())
+    first, second, third, described = asyncio.run(scenario())
+    assert runner.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+    both: list[Wanted] = ["maps and features"]
+    assert runner.wanted == [["maps"], [*kinds, "structural"], [*kinds[1:], *both * 2], both]
     assert first.maps.features is None
-    assert wanting.maps.features is not None
-    assert wanting.maps.features.ravel().tolist() == [1, 2, 3, 4, 5]
-    assert plain.maps.features is None
-    assert numbers_of(plain) == [6, 7, 8, 9, 10]
-    assert runner.batches == [[0], [1, 2, 3, 4], [5], [6, 7, 8, 9], [10]]
+    assert [numbers_of(answer) for answer in (second, third, described)] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert described.maps.features is not None
+    assert described.maps.features.ravel().tolist() == [7, 8, 9]
+
+
+def test_a_map_that_a_piece_of_a_picture_has_not_is_0_there(batcher: Batcher) -> None:
+    runner = Numbers(ladder=(1, 2))
+    wanted: list[Wanted] = ["structural", "structural", "logical", "structural and features", "structural"]
+    maps = asyncio.run(batcher.submit(runner, picture(1, 2, 3, 4, 5), FOREVER, wanted=wanted)).maps
+    assert runner.batches == [[1, 2], [3, 4], [5]]
+    assert maps.structural.ravel().tolist() == [1, 2, 3, 4, 5]
+    assert maps.logical is not None
+    assert maps.logical.ravel().tolist() == [0, 0, -3, -4, 0]
+    assert maps.features is not None
+    assert maps.features.ravel().tolist() == [0, 0, 3, 4, 0]
+
+
+def test_when_a_batch_of_several_kinds_fails_each_picture_s_own_windows_run_again_as_wanted(batcher: Batcher) -> None:
+    def judge(numbers: list[int]) -> None:
+        if 3 in numbers:
+            raise RuntimeError("poison")
+
+    runner = Numbers(judge=judge)
+    kinds: list[Wanted] = ["structural", "logical"]
+
+    async def scenario() -> list[Any]:
+        runner.gate.clear()
+        tasks = await start(batcher.submit(runner, picture(0), FOREVER))
+        await runner.held()
+        tasks += await start(
+            batcher.submit(runner, picture(1, 2), FOREVER, wanted=kinds),
+            batcher.submit(runner, picture(3, 4), FOREVER, wanted="maps"),
+        )
+        runner.gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    _, fine, guilty = asyncio.run(scenario())
+    assert isinstance(guilty, NetworkFailure)
+    assert numbers_of(fine) == [1, 2]
+    assert runner.wanted[1:] == [[*kinds, "maps", "maps"], kinds, ["maps", "maps"]]
+
+
+def test_as_many_answers_are_wanted_as_a_picture_has_windows(batcher: Batcher) -> None:
+    with pytest.raises(ValueError, match="1 answers are wanted of 2 windows"):
+        asyncio.run(batcher.submit(Numbers(), picture(1, 2), FOREVER, wanted=["maps"]))

@@ -73,15 +73,46 @@ def test_features_alone_are_those_beside_the_maps(count: int) -> None:
     session = opened(threads=2)
     expected = session.run(WINDOWS[:count], "maps and features").features
     found = session.run(WINDOWS[:count], "features")
-    assert found.structural.shape == (count, 0, 0)
+    assert not found.structural.any()
+    assert found.logical is None
     np.testing.assert_array_equal(found.features, expected)
 
 
 def test_after_warming_up_nothing_is_compiled_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     session = opened(threads=2)
     session.warm_up()
-    monkeypatch.setattr(session, "_compile", lambda _: pytest.fail("a request waited for it"))
+    monkeypatch.setattr(session, "_compile", lambda *_: pytest.fail("a request waited for it"))
     assert session.run(WINDOWS, "maps and features").features.shape[0] == len(WINDOWS)
+
+
+def test_what_a_bundle_s_pictures_never_want_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(threads=2, kinds=("structural", "logical"))
+    session.warm_up()
+    assert sorted(session._compiled) == [
+        (1, ("features",)),
+        (1, ("logical_map",)),
+        (1, ("structural_map",)),
+        (2, ("logical_map",)),
+        (2, ("structural_map",)),
+    ]
+    whole = session.run(WINDOWS[:1], "maps")  # when it is wanted all the same
+    assert (1, ("structural_map", "logical_map")) in session._compiled
+    np.testing.assert_array_equal(whole.structural, session.run(WINDOWS[:1], "structural").structural)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_each_window_s_maps_are_those_of_the_whole_network_whatever_runs_beside_it(threads: int) -> None:
+    session = opened(threads=threads)
+    whole = session.run(WINDOWS)
+    wanted = ["structural", "logical", "maps", "structural and features", "logical"]
+    found = session.run(WINDOWS, wanted)
+    for maps, expected, unread in (
+        (found.structural, whole.structural, {1, 4}),
+        (found.logical, whole.logical, {0, 3}),
+    ):
+        for place in range(5):
+            np.testing.assert_array_equal(maps[place], 0 if place in unread else expected[place])
+    np.testing.assert_array_equal(found.features[3], session.run(WINDOWS[3:4], "features").features[0])
 
 
 def test_a_network_that_cannot_be_loaded_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.decision.scale import features_at, logical_cells, stitch
 from service.image.packing import pack_tiles, packed, unpacked
-from service.image.prepare import CELLS, STRIDE, PrepareRecipe, plan_tiles, prepare
+from service.image.prepare import CELLS, STRIDE, PrepareRecipe, plan_tiles, prepare, wanted_kinds
 from service.types import TilePlan, WindowMaps
 
 RECIPE = PrepareRecipe(rule="scale", value=1.0)
@@ -76,6 +78,38 @@ def test_pieces_lie_inside_their_windows_and_no_context_is_shared(width: int, he
 def test_how_many_windows_are_run(width: int, height: int, tiles: int, windows: int) -> None:
     plan = plan_of(width, height)
     assert (len(plan.tiles), pack_tiles(plan).windows) == (tiles, windows)
+
+
+@given(
+    width=st.integers(1, 1000),
+    height=st.integers(1, 1000),
+    rule=st.sampled_from(["scale", "long_side"]),
+    value=st.floats(0.3, 3),
+    global_map=st.booleans(),
+)
+@example(width=224, height=90, rule="long_side", value=1.0, global_map=True)
+def test_windows_are_wanted_for_what_their_pictures_read_and_no_kind_is_unforeseen(
+    width: int, height: int, rule: Any, value: float, global_map: bool
+) -> None:
+    recipe = PrepareRecipe(rule=rule, value=value if rule == "scale" else 224 * value)
+    plan = plan_tiles(width, height, recipe, global_map=global_map)
+    packing = pack_tiles(plan)
+    assert (len(plan.wanted), len(packing.wanted)) == (plan.windows, packing.windows)
+    of_tiles, of_whole = ("structural", ("logical",)) if plan.whole_width else ("maps", ())
+    assert packing.wanted == (of_tiles,) * packing.tiles + of_whole
+    assert set(plan.wanted) == set(packing.wanted) <= set(wanted_kinds(recipe, global_map=global_map))
+
+
+def test_features_of_the_tiles_alone_are_unpacked_too() -> None:
+    plan = plan_of(448, 252, global_map=True)
+    packing = pack_tiles(plan)
+    windows = packed(prepare(np.random.default_rng(3).integers(0, 256, (252, 448, 3), np.uint8), plan), packing)
+    all_of_them, tiles = unpacked(network(windows), packing), unpacked(network(windows[: packing.tiles]), packing)
+    places = np.argwhere(np.ones((plan.rows, plan.columns), bool))
+    assert all_of_them.features is not None
+    assert tiles.features is not None
+    expected = features_at(all_of_them.features, plan, places)
+    np.testing.assert_array_equal(features_at(tiles.features, plan, places), expected)
 
 
 def test_maps_that_a_network_does_not_give_stay_away() -> None:

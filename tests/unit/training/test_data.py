@@ -40,6 +40,18 @@ def test_splits_are_disjoint_by_part_and_use_everything(tmp_path: Path) -> None:
     assert splits.fingerprint() != split_folder(tmp_path, group_by=r"part(\d+)", seed=1).fingerprint()
 
 
+def test_the_first_pictures_of_each_use_stand_for_all(tmp_path: Path) -> None:
+    """Many things are judged by the first few that fit: they must not be the shots of one part."""
+    for part in range(30):
+        for shot in range(3):
+            write(tmp_path / f"part{part:02}_shot{shot}.png")
+    splits = split_folder(tmp_path, group_by=r"part(\d+)")
+    for use, parts in ((splits.train, 21), (splits.validation, 3), (splits.calibration, 6)):
+        assert len({image.part for image in use[:parts]}) == parts
+        assert [image.path for image in use] != sorted(image.path for image in use)
+        assert len({image.path.stem[-1] for image in splits.train[:parts]}) == 3  # nor all first shots
+
+
 def test_of_an_mvtec_tree_only_train_good_is_taken(tmp_path: Path) -> None:
     for k in range(12):
         write(tmp_path / "train" / "good" / f"{k}.png")

@@ -13,7 +13,7 @@ from service.image.prepare import PrepareRecipe
 from service.samples.textures import random_texture
 from service.training import neighbours
 from service.training.energies import whitened_on
-from service.training.neighbours import choose_teacher, is_better_lit
+from service.training.neighbours import PREFERRED, choose_teacher, is_better_lit
 from service.training.network import Pdn
 from service.training.select import Selection
 from service.training.teacher import DEFAULT, Teacher, save_teacher
@@ -53,10 +53,15 @@ def test_the_teacher_that_tells_painted_flaws_is_chosen(tmp_path: Path) -> None:
     assert "with seeing; seeing is used" in said[-1]
 
 
-def test_of_equals_the_usual_one_is_chosen(tmp_path: Path) -> None:
-    for name in ("another", DEFAULT):
+@pytest.mark.parametrize(("figure", "expected"), [(0.7, PREFERRED), (0.79, PREFERRED), (0.81, "another")])
+def test_the_one_that_is_least_work_to_serve_is_chosen_unless_another_is_better_by_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: float, expected: str
+) -> None:
+    for name in ("another", PREFERRED):
         save_teacher(blind(), name, tmp_path, {"recipe": name})
-    assert chosen(tmp_path, []).name == DEFAULT
+    figures = iter((0.7, figure))  # it is looked at first
+    monkeypatch.setattr(neighbours, "separation", lambda *_: next(figures))
+    assert chosen(tmp_path, []).name == expected
 
 
 def test_a_medium_teacher_is_taken_by_name_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from service.decision.scale import picture_map
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
-from service.training.select import Example, border_of, quantiles
+from service.training.select import Example, border_of, level_of, quantiles
 from service.types import WindowMaps
 
 
@@ -62,3 +62,45 @@ def test_a_part_that_is_all_border_still_has_quantiles() -> None:
     low, high = quantiles(noise(examples), examples)
     assert high[0] > low[0] > 0
     assert len(border_of(noise(examples), examples).structural) == 3  # five rows: three rings
+
+
+def by_exposure(examples: list[Example], *, follows: bool, seed: int = 0) -> list[WindowMaps]:
+    """Distances of pictures under very different light, which raises all of a picture's, or none but its background's."""
+    rng = np.random.default_rng(seed)
+    maps = []
+    for _ in examples:
+        light = np.exp(rng.normal(0, 0.4))
+        cells = rng.gamma(3, 0.1, (1, 56, 56))
+        high = cells > np.quantile(cells, 0.8)
+        maps.append(WindowMaps(np.where(high & (not follows), cells, light * cells).astype(np.float32)))
+    return maps
+
+
+def test_where_distances_follow_the_level_the_map_is_relative_to_it() -> None:
+    examples = examples_of(224, 224, 30)
+    maps = by_exposure(examples, follows=True)
+    plain, border = border_of(maps, examples), border_of(maps, examples, 0.0)
+    assert plain.level is None
+    assert border.level is not None
+    assert border.level.exponent == pytest.approx(1, abs=0.05)
+    others = by_exposure(examples, follows=True, seed=1)
+    light = np.array([each.structural.mean() for each in others])
+    seen = [
+        np.corrcoef(light, [picture_map(each, examples[0].plan, 1, local=local).score for each in others])[0, 1]
+        for local in (plain, border)
+    ]
+    assert seen[0] > 0.9
+    assert abs(seen[1]) < 0.5
+
+
+@pytest.mark.parametrize(("count", "follows"), [(30, False), (9, True)])
+def test_where_they_do_not_or_nobody_knows_it_is_not(count: int, follows: bool) -> None:
+    examples = examples_of(224, 224, count)
+    maps = by_exposure(examples, follows=follows)
+    assert border_of(maps, examples, 0.0).level is None
+    assert level_of([each.structural[0] for each in maps], 0.0) is None
+
+
+def test_pictures_of_one_level_are_taken_as_they_are() -> None:
+    examples = examples_of(224, 224, 30)
+    assert level_of([each.structural[0] for each in noise(examples)], 0.0) is None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.errors import BadRequest
+from service.training.energies import Energies
 from service.training.network import Pdn, PdnSize
 from service.training.teacher import import_teacher, load_teacher, save_teacher
 
@@ -172,3 +173,45 @@ def test_other_files_are_refused(content: object, message: str, tmp_path: Path) 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"none\.pth cannot be read: No such file or directory$"):
         import_teacher(tmp_path / "none.pth", "x", tmp_path)
+
+
+CARDS = sorted((Path(__file__).resolve().parents[3] / "models" / "teachers").glob("*.json"))
+RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
+
+
+def test_every_shipped_teacher_has_a_card_and_every_card_a_teacher() -> None:
+    weights = sorted(CARDS[0].parent.glob("*.safetensors"))
+    assert {card.stem for card in CARDS} == {file.stem for file in weights} >= {"energies", "pdn-small", "pdn-medium"}
+
+
+@pytest.mark.parametrize("file", CARDS, ids=lambda file: file.stem)
+def test_a_shipped_card_tells_data_licences_recipe_steps_and_what_it_is_worth(file: Path) -> None:
+    card = json.loads(file.read_text())
+    teacher = load_teacher(str(file.with_suffix(".safetensors")))  # refused when the sha256 is another
+    assert (card["name"], card["sha256"]) == (teacher.name, teacher.sha256)
+    assert card["kind"] == ("energies" if isinstance(teacher.network, Energies) else "pdn")
+    assert card["licence"].startswith("Apache-2.0")
+    for licence in ("CC0", "MIT", "CC BY 3.0"):  # of the pictures
+        assert licence in card["data"]
+    assert card["steps"] == sum(run["steps_done"] for run in card["recipe"].get("runs", []))
+    assert (card["steps"] > 0) == (card["kind"] == "pdn")
+    assert card["recipe"]["method"]
+    measured = [
+        {name: row[name] for name in card["probe"]["rows"][0]}
+        for part in ("validation", "test")
+        for row in json.loads((RESULTS / f"teacher_probe_{part}.json").read_text())["rows"]
+        if row["teacher"] == file.stem
+    ]
+    assert len(measured) >= 8
+
+    def place(row: dict[str, object]) -> tuple[str, str]:
+        return str(row["part"]), str(row["set"])
+
+    assert sorted(card["probe"]["rows"], key=place) == sorted(measured, key=place)
+
+
+def test_an_imported_teacher_s_card_has_what_its_importer_says(tmp_path: Path) -> None:
+    torch.save(published_sequential("small").state_dict(), tmp_path / "teacher.pth")
+    import_teacher(tmp_path / "teacher.pth", "theirs", tmp_path, {"data": "ImageNet", "licence": "non-commercial"})
+    card = load_teacher("theirs", tmp_path).card
+    assert (card["data"], card["licence"], card["recipe"]) == ("ImageNet", "non-commercial", "imported")

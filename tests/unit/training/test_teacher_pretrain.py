@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from PIL import Image
 
 from service.errors import BadRequest
 from service.samples.textures import random_texture
+from service.training.drawing import Drawing, drawn
 from service.training.network import normalise
-from service.training.pretrain import PretrainSettings, export_teacher, pretrain, teacher_of
+from service.training.pack import pack_pictures
+from service.training.pretrain import export_teacher, pretrain, teacher_of
 from service.training.teacher import load_teacher
+from service.training.teacher_checkpoint import Checkpoint, read_checkpoint
+from service.training.teacher_run import PretrainSettings
 from service.training.teacher_views import draw_views, flaw_cells, load_pictures
 
 SHORT = PretrainSettings(
@@ -80,23 +85,117 @@ def test_the_flawed_view_lies_where_the_first_does(monkeypatch: pytest.MonkeyPat
     assert (views.flaw == 1).any()
 
 
-def test_stopped_run_goes_on_to_the_same_teacher(tmp_path: Path) -> None:
-    whole = pretrain(SHORT, tmp_path / "whole.pt")
+class Stopped(Exception):
+    pass
 
-    class Stopped(Exception):
-        pass
+
+def stop_behind(wanted: int) -> Callable[[int, int, float], None]:
+    """A progress that stops a run behind that step."""
 
     def stop(step: int, steps: int, loss: float) -> None:
-        if step == 3:  # after the checkpoint of step 2
+        if step == wanted:
             raise Stopped
 
+    return stop
+
+
+def test_stopped_run_goes_on_to_the_same_teacher(tmp_path: Path) -> None:
+    whole = pretrain(SHORT, tmp_path / "whole.pt")
     with pytest.raises(Stopped):
-        pretrain(SHORT, tmp_path / "parts.pt", stop)
+        pretrain(SHORT, tmp_path / "parts.pt", stop_behind(3))  # after the checkpoint of step 2
     seen: list[int] = []
     resumed = pretrain(SHORT, tmp_path / "parts.pt", lambda step, steps, loss: seen.append(step))
     assert seen == [3, 4]
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_in_parts_goes_on_from_them_to_the_same_teacher(tmp_path: Path) -> None:
+    most = 512 * 1024
+    whole = pretrain(SHORT, Checkpoint(tmp_path / "whole.pt", most))
+    kept = Checkpoint(tmp_path / "run.pt", most)
+    with pytest.raises(Stopped):
+        pretrain(SHORT, kept, stop_behind(3))  # after the checkpoint of step 2
+    parts = sorted(tmp_path.glob("run.pt.*"))
+    assert len(parts) > 10
+    assert max(path.stat().st_size for path in parts) <= most
+    assert not kept.file.exists()
+    (tmp_path / "run.pt.00000004.part00of99").write_bytes(b"of a set that was never finished")
+    seen: list[int] = []
+    resumed = pretrain(SHORT, kept, lambda step, steps, loss: seen.append(step))
+    assert seen == [3, 4]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert {path.name.split(".")[2] for path in tmp_path.glob("run.pt.*")} == {"00000004"}
+    export_teacher(kept.file, "own", tmp_path, {})
+    assert load_teacher("own", tmp_path).card["steps"] == 4
+
+
+def test_parts_hold_the_moments_in_half_the_bytes(tmp_path: Path) -> None:
+    short = replace(SHORT, steps=1)
+    pretrain(short, tmp_path / "whole.pt")
+    pretrain(short, Checkpoint(tmp_path / "parts.pt", 2**20))
+    whole, parts = read_checkpoint(tmp_path / "whole.pt"), read_checkpoint(tmp_path / "parts.pt")
+    for name, weight in whole["learner"].items():
+        torch.testing.assert_close(weight, parts["learner"][name])
+    exact, rounded = (state["optimiser"]["state"][0]["exp_avg"] for state in (whole, parts))
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded, exact.bfloat16())
+    assert (
+        sum(path.stat().st_size for path in tmp_path.glob("parts.pt.*")) < 0.7 * (tmp_path / "whole.pt").stat().st_size
+    )
+
+
+def test_a_run_goes_on_where_its_folders_have_moved_and_not_with_other_pictures(tmp_path: Path) -> None:
+    def settings(place: str) -> PretrainSettings:
+        return replace(
+            SHORT, folders=(str(tmp_path / place / "photos"),), start_from=str(tmp_path / place / "earlier.pt")
+        )
+
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    Image.fromarray(random_texture(np.random.default_rng(0), 90, 120)).save(tmp_path / "here" / "photos" / "a.png")
+    pretrain(replace(SHORT, steps=1), tmp_path / "here" / "earlier.pt")
+    with pytest.raises(Stopped):
+        pretrain(settings("here"), tmp_path / "run.pt", stop_behind(3))
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "there" / "earlier.pt").unlink()  # what it started from is no longer needed
+    seen: list[int] = []
+    pretrain(settings("there"), tmp_path / "run.pt", lambda step, steps, loss: seen.append(step))
+    assert seen == [3, 4]
+    export_teacher(tmp_path / "run.pt", "own", tmp_path, {})
+    assert [run["steps_done"] for run in load_teacher("own", tmp_path).card["recipe"]["runs"]] == [1, 4]
+    Image.fromarray(random_texture(np.random.default_rng(1), 90, 120)).save(tmp_path / "there" / "photos" / "a.png")
+    with pytest.raises(BadRequest, match="other settings or pictures"):
+        pretrain(settings("there"), tmp_path / "run.pt")
+
+
+def test_processes_draw_what_a_thread_draws() -> None:
+    pictures = [random_texture(np.random.default_rng(seed), 70 + seed, 90) for seed in range(3)]
+    drawing = Drawing(2, 48, 2, 7)
+    alone, together = (list(drawn(drawing, pictures, range(3, 8), workers)) for workers in (0, 2))
+    assert len(alone) == len(together) == 5
+    for one, other in zip(alone, together, strict=True):
+        for name in ("first", "second", "shifts", "flawed", "flaw"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_pictures_are_packed_in_parts_of_a_size_and_look_alike(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for index in range(5):
+        picture = random_texture(np.random.default_rng(index), 300, 400)
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{index}.png")
+    most = 150_000
+    parts, count = pack_pictures(tmp_path / "photos", tmp_path / "packed", most)
+    assert count == 5
+    assert parts > 1
+    for part in range(parts):
+        assert sum(path.stat().st_size for path in (tmp_path / "packed" / f"part{part:02}").iterdir()) <= most
+    before, after = (load_pictures((str(tmp_path / name),), 0, 0) for name in ("photos", "packed"))
+    for one, other in zip(before, after, strict=True):
+        assert one.shape == other.shape == (288, 384, 3)
+        assert np.abs(one.astype(int) - other).mean() < 4
+    with pytest.raises(BadRequest, match="not an empty folder"):
+        pack_pictures(tmp_path / "photos", tmp_path / "packed", most)
 
 
 def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 
 from service.errors import BadRequest
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
-from service.training.features import FeatureBank, photometric, reflect_side
+from service.training.features import FeatureBank, own_features, photometric, reflect_side
 from service.training.flaws import paint_flaw
-from service.training.network import Pdn, mixed_precision, normalise
+from service.training.network import Detector, Pdn, mixed_precision, normalise
 from service.training.penalty import PenaltyImages
 from service.training.recipes import RECIPES, recipe_named
 from service.training.select import Selection
@@ -54,18 +54,41 @@ def test_hard_loss_does_not_change_its_meaning_with_the_batch() -> None:
 
 
 def test_cached_features_equal_those_of_the_window_itself(bank: FeatureBank, teacher: Pdn) -> None:
-    windows, cached = bank.windows(np.random.default_rng(3), 2)
+    drawn = bank.windows(np.random.default_rng(3), 2)
     with torch.no_grad():
-        fresh = teacher(normalise(windows))
+        fresh = teacher(normalise(drawn.images))
     scale = fresh.abs().mean()
-    assert (cached - fresh).abs().max() / scale < 0.05  # bfloat16 and float16 rounding
-    correlation = np.corrcoef(cached.numpy().ravel(), fresh.numpy().ravel())[0, 1]
+    assert (drawn.features - fresh).abs().max() / scale < 0.05  # bfloat16 and float16 rounding
+    correlation = np.corrcoef(drawn.features.numpy().ravel(), fresh.numpy().ravel())[0, 1]
     assert correlation > 0.9999
+
+
+def test_what_fills_up_a_window_is_no_lesson(bank: FeatureBank) -> None:
+    """A picture of 300x214 px has 75x54 cells of a canvas of 112x56: the rest mirrors them, and serving throws it away."""
+    assert bank.canvases[0].canvas.shape[:2] == (256, 480)
+    rng = np.random.default_rng(0)
+    drawn = [bank.windows(rng, 1).own[0].numpy() for _ in range(200)]
+    assert all(mask[:54].any() and not mask[54:].any() for mask in drawn)
+    shares = np.array([mask[0].mean() for mask in drawn])  # of a window's columns
+    assert set(np.round(56 * shares).astype(int)) == {19, 56}
+    narrow = (shares < 0.5).mean()  # half the windows lie as serving cuts them, of them 19 in 75
+    assert 0.06 < narrow < 0.2
+    wholes = bank.augmented_wholes(rng, 2).own
+    assert wholes.sum().item() == 2 * 40 * 56  # 224x160 px
+
+
+def test_the_loss_is_of_the_cells_that_count(bank: FeatureBank) -> None:
+    difference, own = torch.randn(2, 4, 8, 8), torch.zeros(2, 8, 8, dtype=torch.bool)
+    own[0, :3], own[1] = True, True
+    for share in (0.1, 1.0):
+        cut = (hard_loss(difference[:1, :, :3], share) + hard_loss(difference[1:], share)) / 2
+        difference[0, :, 3:] = 1e3
+        assert hard_loss(difference, share, own) == pytest.approx(float(cut), rel=1e-6)
 
 
 def test_statistics_standardise_the_features(bank: FeatureBank) -> None:
     mean, std = bank.statistics()
-    features = torch.cat([c.features.float().flatten(1) for c in bank.canvases if c.features is not None], dim=1)
+    features = torch.cat([own_features(canvas).float().flatten(1) for canvas in bank.canvases], dim=1)
     standard = (features - mean[:, None]) / std[:, None]
     assert standard.mean(1).abs().max() < 1e-2
     assert (standard.std(1) - 1).abs().max() < 1e-2
@@ -127,6 +150,8 @@ def test_recipes(name: str) -> None:
         assert (recipe.batch, recipe.hard_share, recipe.tail, recipe.patience) == (1, 0.001, 0.05, None)
     if name == "matlab":
         assert recipe.steps == 38 * 8 * 100
+    if name == "default":
+        assert [recipe_named(name, images).steps for images in (38, 250, 400, 9000)] == [1000, 1000, 1600, 2000]
 
 
 def test_an_unknown_recipe_is_said() -> None:
@@ -196,15 +221,39 @@ def scripted(trainer: Trainer, scores: Sequence[float], monkeypatch: pytest.Monk
     monkeypatch.setattr(trainer.selection, "score", lambda detector: next(coming))
 
 
-def test_the_checkpoint_that_tells_flaws_best_is_kept_and_not_the_last_one(
+def kept(detector: Detector) -> float:
+    """The step of a scripted detector."""
+    return next(detector.student.parameters()).unique().item()
+
+
+def test_the_checkpoint_is_kept_that_tells_flaws_best_after_the_rate_has_fallen(
     teacher: Pdn, bank: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make(teacher, bank, 8)
-    scripted(trainer, (0.5, 0.9, 0.7, 0.6), monkeypatch)
-    kept = trainer.run(tmp_path / "run.pt")
-    assert next(kept.student.parameters()).unique().item() == 4
-    again = make(teacher, bank, 8)  # from the file alone
-    assert next(again.best_so_far(tmp_path / "run.pt").student.parameters()).unique().item() == 4
+    trainer = make(teacher, bank, 20)
+    trainer.recipe = replace(trainer.recipe, tail=0.3)
+    assert trainer._rate(15) > 0.5 >= trainer._rate(17)
+    scripted(trainer, (0.5, 0.9, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.7, 0.65), monkeypatch)
+    assert kept(trainer.run(tmp_path / "run.pt")) == 18  # neither 4, from the middle of the run, nor 20
+    again = make(teacher, bank, 20)  # from the file alone
+    again.recipe = trainer.recipe
+    assert kept(again.best_so_far(tmp_path / "run.pt")) == 18
+
+
+def test_of_a_run_that_was_stopped_early_the_best_so_far_is_taken(
+    teacher: Pdn, bank: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, steps: int, loss: float) -> None:
+        if step == 9:
+            raise Killed
+
+    trainer = make(teacher, bank, 20)
+    scripted(trainer, (0.5, 0.9, 0.8, 0.7), monkeypatch)
+    with pytest.raises(Killed):
+        trainer.run(tmp_path / "run.pt", kill)
+    assert kept(make(teacher, bank, 20).best_so_far(tmp_path / "run.pt")) == 4
 
 
 def test_a_run_that_gets_no_better_ends_earlier_with_its_falling_rate(
@@ -245,7 +294,7 @@ def test_a_run_with_little_time_ends_earlier_and_lets_its_rate_fall_there(teache
 def test_the_border_is_seen_as_often_as_serving_shows_it(teacher: Pdn, bank: FeatureBank) -> None:
     """With free offsets alone the border is in a few percent of windows, and stays anomalous for ever."""
     rng = np.random.default_rng(0)
-    places = [bank.windows(rng, 1)[0][0].numpy() for _ in range(80)]
+    places = [bank.windows(rng, 1).images[0].numpy() for _ in range(80)]
     lefts = {canvas.canvas[:256, :256].tobytes() for canvas in bank.canvases}
     width = bank.canvases[0].canvas.shape[1]
     assert width > 256

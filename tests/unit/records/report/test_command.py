@@ -68,6 +68,19 @@ def test_csv_goes_to_standard_output(folder: Path) -> None:
     assert len(lines) == 5
 
 
+def test_the_file_s_ending_names_the_format_unless_another_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    for name, start in (("r.json", "{"), ("r.csv", "id,"), ("r.HTML", "<!"), ("r.txt", "<!"), ("r", "<!")):
+        assert run(*SPAN, "--out", str(tmp_path / name)).exit_code == 0
+        assert (tmp_path / name).read_text().lstrip().startswith(start), name
+    assert run(*SPAN, "--out", str(tmp_path / "r.txt"), "--format", "json").exit_code == 0
+    assert (tmp_path / "r.txt").read_text().startswith("{")
+    for name, form in (("new.pdf", "html"), ("new.json", "csv")):
+        error = run(*SPAN, "--out", str(tmp_path / name), "--format", form).exception
+        assert isinstance(error, BadRequest)
+        assert f"--format {form}" in error.detail
+        assert not (tmp_path / name).exists()
+
+
 def test_an_llm_sums_up_within_the_days_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LlmServer() as llm:
         monkeypatch.setenv("FLAWSCRIBE_LLM_BASE_URL", llm.base_url)

@@ -111,6 +111,23 @@ def test_overkill_is_of_the_region_named_or_of_all(database: Database) -> None:
     assert (data.counts.overkill, data.counts.confirmed) == (2, 1)
 
 
+def test_overkill_takes_back_what_was_said_before(database: Database) -> None:
+    write(database, bad(1), bad(2))
+    for number, place in ((1, None), (2, 0)):
+        say(database, number, "right", region=1, label="oil", cause="Guide leaks")
+        say(database, number, "right", label="tear", cause="Needle bent", action="Straighten it")
+        say(database, number, "overkill", region=place)
+    whole, one = gather(database, DAY).inspections
+    assert whole.review == Review("overkill")
+    assert one.review == Review("overkill", "oil", "Guide leaks")  # what was said of the other region
+    hole, oil = one.flaws
+    assert (hole.label, hole.cause_confirmed, hole.action_confirmed, hole.case_id) == ("hole", False, False, "")
+    assert (oil.label, oil.cause_confirmed) == ("oil", True)
+    assert not any(flaw.cause_confirmed or flaw.case_id for flaw in whole.flaws)
+    say(database, 1, "right")  # and what was taken back stays so
+    assert gather(database, DAY).inspections[0].review == Review("right")
+
+
 def test_causes_come_with_the_cases_of_their_reviews(database: Database) -> None:
     write(database, bad(1), bad(2), bad(3))
     case = say(database, 2, "right", region=0, label="hole", cause="needle broke")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.records.report.data import Flaw, Review
 from service.records.report.summary import summarise
 from service.records.report.table import SCHEMA_VERSION, facts_json, guarded, report_csv, report_json
-from service.types import Decision
+from service.types import Decision, Severity
 from tests.unit.records.report.rows import DAY, a_day, flawed, row
 
 
@@ -59,6 +59,20 @@ def test_csv_has_one_row_an_inspection() -> None:
     blind, bad = csv.DictReader(io.StringIO(report_csv(summarise(rows, DAY)), newline=""))
     assert (blind["verdict"], blind["score"], blind["reasons"]) == ("undecidable", "", "too dark; blurred")
     assert (bad["labels"], bad["flaws"], bad["review"], bad["cause"]) == ("hole; stain", "2", "right", "Needle")
+
+
+def test_severity_is_empty_where_nobody_judged_it() -> None:
+    told = Flaw(None, 1.5, "hole", Severity.MINOR, source="rules")
+    harmless = Flaw(None, 1.5, "print", Severity.NONE, source="llm")
+    rows = [
+        row(0),
+        flawed(1, Flaw((0, 0, 9, 9), 2.0)),
+        flawed(2, Flaw(None, 2.0, "hole", source="review")),
+        flawed(3, Flaw(None, 2.0), told),
+        flawed(4, harmless),
+    ]
+    severities = [each["severity"] for each in csv.DictReader(io.StringIO(report_csv(summarise(rows, DAY))))]
+    assert severities == ["none", "", "", "minor", "none"]
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r", " =", "＝"])

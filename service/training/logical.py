@@ -1,0 +1,72 @@
+"""Whether the logical map has anything to say: what the autoencoder has learned of how parts look as a whole.
+
+Where pictures have nothing in common but their texture, the autoencoder learns little more than the mean, the student copies
+that, and what the logical map then shows is noise, which counts as much as the structural map does (docs/decisions/0028).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from service.image.prepare import CELLS, STRIDE
+from service.training.network import TEACHER_CHANNELS, Detector, Pdn, mixed_precision, normalise
+from service.training.select import Example
+from service.types import TilePlan
+
+LEAST = 0.05  # share of the features' variance that an autoencoder explains which has learned something
+
+
+def without_idle_autoencoder(detector: Detector, examples: Sequence[Example], say: Callable[[str], None]) -> Detector:
+    """The detector, without autoencoder and logical map where that explains next to nothing of the untouched `examples`."""
+    share = explained(detector, examples)
+    if share >= LEAST:
+        return detector
+    say(
+        f"pictures have too little in common for a map of what is missing or moved ({max(share, 0):.1%} of their features are "
+        "told from the whole): it is left out"
+    )
+    return structural_alone(detector)
+
+
+@torch.no_grad()
+def explained(detector: Detector, examples: Sequence[Example]) -> float:
+    """Share of the variance of the teacher's features that the autoencoder explains on the untouched `examples`, at most 1;
+    below 0 where it is farther from them than their mean. Raises ValueError without an autoencoder."""
+    if detector.autoencoder is None:
+        raise ValueError("there is no autoencoder")
+    left = there = 0.0
+    for example in examples:
+        if example.mask is None:
+            rows, columns = _cells_of_whole(example.plan)
+            whole = normalise(torch.from_numpy(example.windows[-1:]).to(detector.mean.device))
+            with mixed_precision(detector.mean.device):
+                features = detector.standard(detector.teacher(whole).float())
+                rebuilt = detector.autoencoder(whole).float()
+            left += float((features - rebuilt)[..., :rows, :columns].square().mean())
+            there += float(features[..., :rows, :columns].square().mean())
+    return 1 - left / there
+
+
+def structural_alone(detector: Detector) -> Detector:
+    """The same teacher and the half of the student that imitates it."""
+    student = Pdn(detector.student.size, TEACHER_CHANNELS)
+    last = len(student.layers) - 1
+    student.load_state_dict(
+        {
+            name: value[:TEACHER_CHANNELS] if name.startswith(f"layers.{last}.") else value
+            for name, value in detector.student.state_dict().items()
+        }
+    )
+    alone = Detector(detector.teacher, student, None).to(detector.mean.device).eval()
+    alone.mean.copy_(detector.mean)
+    alone.std.copy_(detector.std)
+    return alone
+
+
+def _cells_of_whole(plan: TilePlan) -> tuple[int, int]:
+    """Rows and columns that the picture has in the last window: of the shrunk whole, or of the only tile."""
+    if plan.whole_width:
+        return -(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE)
+    return min(CELLS, plan.rows), min(CELLS, plan.columns)
