@@ -168,7 +168,7 @@ def layout_table() -> str:
     placed = {(row["set"], row["split"], row["teacher"], row["seed"]): row for row in kept_rows("auto")["rows"]}
     for row in kept_rows("free")["rows"]:
         other = placed.get((row["set"], row["split"], row["teacher"], row["seed"]))
-        if other is not None and other["layout"]:
+        if other is not None and other["layout"] and other.get("date") == row.get("date"):  # of the same network
             both = (row, other)
             figures = [f"{each['image_auroc']:.3f}" for each in both]
             figures += [", ".join(f"{flaw} {value:.3f}" for flaw, value in each["by_defect"].items()) for each in both]

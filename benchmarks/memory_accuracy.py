@@ -148,7 +148,7 @@ def review_at(bundle: Bundle, flawless: Sequence[Path], share: float) -> float:
     for path in flawless:
         rgb = decode(path.read_bytes(), 10**8)
         plan = bundle.plan(rgb.shape[1], rgb.shape[0])
-        scores.append(decide(bundle.session.run(prepare(rgb, plan)), bundle, plan, None, ())[1].score)
+        scores.append(decide(bundle.session.run(prepare(rgb, plan), plan.wanted), bundle, plan, None, ())[1].score)
     return float(np.quantile(scores, 1 - share))
 
 

@@ -47,7 +47,8 @@ def answer(bundle: Bundle, maps: WindowMaps, plan: TilePlan, reasons: tuple[str,
 
 def judged(bundle: Bundle, pictures: Sequence[Prepared]) -> list[dict[str, Any]]:
     """A batch of pictures through the network together."""
-    maps = bundle.session.run(np.concatenate([windows for windows, _, _ in pictures]))
+    wanted = [one for _, plan, _ in pictures for one in pack_tiles(plan).wanted]
+    maps = bundle.session.run(np.concatenate([windows for windows, _, _ in pictures]), wanted)
     answers, start = [], 0
     for windows, plan, reasons in pictures:
         stop = start + len(windows)

@@ -71,8 +71,10 @@ class Session(ABC):
         if len(each) != count:
             raise ValueError(f"{len(each)} answers are wanted of {count} windows")
         found = self._gathered(windows, [self._outputs(one) for one in each])
-        none = np.zeros((count, CELLS, CELLS), np.float32)
-        return WindowMaps(found.get("structural_map", none), found.get("logical_map"), found.get("features"))
+        structural = found.get("structural_map")
+        if structural is None:
+            structural = np.zeros((count, CELLS, CELLS), np.float32)
+        return WindowMaps(structural, found.get("logical_map"), found.get("features"))
 
     def warm_up(self) -> None:
         """Run every rung that has not run yet of what pictures want, so that no request pays for the first use of a shape."""
@@ -88,6 +90,9 @@ class Session(ABC):
         found: dict[str, NDArray[Any]] = {}
         for places, answers in self._answers(windows, outputs):
             for name, answer in answers.items():
+                if len(places) == len(windows):  # all of them at once: nothing to put together
+                    found[name] = answer
+                    continue
                 if name not in found:
                     found[name] = np.zeros((len(windows), *answer.shape[1:]), answer.dtype)
                 found[name][places] = answer
