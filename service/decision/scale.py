@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from service.image.prepare import CELLS, CONTEXT, STRIDE
+from service.image.prepare import CELLS, CONTEXT, STRIDE, whole_cells
 from service.types import AnomalyMap, Border, Layout, Level, LocalScale, TilePlan, WindowMaps
 
 FloatMap = NDArray[np.float32]
@@ -128,7 +128,7 @@ def logical_cells(windows: FloatMap, plan: TilePlan) -> FloatMap:
     """The logical map as the network gives it: of the shrunk whole on its own cells, or of the only tile."""
     if not plan.whole_width:
         return stitch(windows, plan)
-    rows, columns = -(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE)
+    rows, columns = whole_cells(plan)
     return windows[-1, :rows, :columns]
 
 

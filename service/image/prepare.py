@@ -99,6 +99,14 @@ def wanted_kinds(recipe: PrepareRecipe, *, global_map: bool) -> tuple[Wanted, ..
     return ("maps",) if round(recipe.value) <= STEP else ("structural", "logical")
 
 
+def whole_cells(plan: TilePlan) -> tuple[int, int]:
+    """Rows and columns of cells that the picture has of its own in what the logical map is of: the shrunk whole, or the only
+    tile. Without either, of several tiles, those of the picture."""
+    if plan.whole_width:
+        return -(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE)
+    return plan.rows, plan.columns
+
+
 def prepare(picture: NDArray[np.uint8] | Image.Image, plan: TilePlan) -> NDArray[np.uint8]:
     """Windows uint8 [plan.windows,256,256,3] of the picture, uint8 [H,W,3] or Pillow's RGB: tiles row by row, then the whole.
 

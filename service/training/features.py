@@ -20,6 +20,7 @@ from service.image.prepare import (
     canvas_of,
     plan_tiles,
     prepare,
+    whole_cells,
 )
 from service.training.memory import available_memory
 from service.training.network import TeacherNetwork, mixed_precision, normalise
@@ -72,11 +73,8 @@ class FeatureBank:
             if size < room or not self.canvases:  # the statistics need one
                 features = self._teach_canvas(canvas).half().cpu()
                 room -= size
-            small = (-(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE))
-            cells = (plan.rows, plan.columns)
-            self.canvases.append(
-                Canvas(canvas, prepare(rgb, plan)[-1], features, cells, small if plan.whole_width else cells)
-            )
+            whole = prepare(rgb, plan)[-1]
+            self.canvases.append(Canvas(canvas, whole, features, (plan.rows, plan.columns), whole_cells(plan)))
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each teacher channel over the cached pictures, float32 [384] (section 3.1)."""
@@ -98,9 +96,8 @@ class FeatureBank:
         images, targets, own = [], [], []
         for _ in range(count):
             canvas = self.canvases[int(rng.integers(len(self.canvases)))]
-            if (
-                rng.random() < 0.5
-            ):  # the window of any cell: one that is mostly fill is as rare as the cells it speaks for
+            # Served windows come as often as the cells that they speak for: one that is mostly fill is as rare.
+            if rng.random() < 0.5:
                 row, column = (int(rng.integers(cells)) // CELLS * CELLS for cells in canvas.cells)
             else:
                 row, column = (int(rng.integers(max(0, cells - CELLS) + 1)) for cells in canvas.cells)

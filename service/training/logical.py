@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from service.image.prepare import CELLS, STRIDE
+from service.image.prepare import whole_cells
 from service.training.network import TEACHER_CHANNELS, Detector, Pdn, mixed_precision, normalise
 from service.training.select import Example
-from service.types import TilePlan
 
 LEAST = 0.05  # share of the features' variance that an autoencoder explains which has learned something
 
@@ -39,7 +38,7 @@ def explained(detector: Detector, examples: Sequence[Example]) -> float:
     left = there = 0.0
     for example in examples:
         if example.mask is None:
-            rows, columns = _cells_of_whole(example.plan)
+            rows, columns = whole_cells(example.plan)
             whole = normalise(torch.from_numpy(example.windows[-1:]).to(detector.mean.device))
             with mixed_precision(detector.mean.device):
                 features = detector.standard(detector.teacher(whole).float())
@@ -63,10 +62,3 @@ def structural_alone(detector: Detector) -> Detector:
     alone.mean.copy_(detector.mean)
     alone.std.copy_(detector.std)
     return alone
-
-
-def _cells_of_whole(plan: TilePlan) -> tuple[int, int]:
-    """Rows and columns that the picture has in the last window: of the shrunk whole, or of the only tile."""
-    if plan.whole_width:
-        return -(-plan.whole_height // STRIDE), -(-plan.whole_width // STRIDE)
-    return min(CELLS, plan.rows), min(CELLS, plan.columns)

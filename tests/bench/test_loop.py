@@ -1,4 +1,5 @@
-"""Nothing of ours holds up the event loop: the processor time of its callbacks, which other programs do not lengthen."""
+"""Nothing of ours holds up the event loop: the processor time of its callbacks, which other programs do not lengthen, beside
+that of decoding the same picture, measured in the same run."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ import httpx
 import numpy as np
 import pytest
 
+from service.image.decode import decode
 from tests.contract.serving import Service, running
 from tests.networks import png, write_bundle
 
-MOST_MS = 8.0  # copying a body of 6 MB takes 1 to 3; what belongs in a thread takes 15 and more of these pictures
+SHARE = 0.2  # of decoding: copying a body of 6 MB takes 0.02 to 0.07, what belongs in a thread from 0.36 (base64) on
 TRIES = 6
 SIDE, DRAWN = 1400, 500  # px of pictures of noise: 6 MB as PNG, and one whose overlay, mask and map are drawn
 
@@ -33,6 +35,17 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def picture() -> bytes:
     return noise(SIDE)
+
+
+@pytest.fixture(scope="module")
+def most_ms(picture: bytes) -> float:
+    """The longest a callback may take, milliseconds of the processor."""
+    taken = []
+    for _ in range(3):
+        began = time.thread_time()
+        decode(picture, SIDE * SIDE)
+        taken.append(1000 * (time.thread_time() - began))
+    return SHARE * min(taken)
 
 
 def noise(side: int) -> bytes:
@@ -88,23 +101,24 @@ def repeated(client: httpx.Client, data: bytes) -> httpx.Response:
 def test_no_callback_holds_the_loop(
     service: Service,
     picture: bytes,
+    most_ms: float,
     monkeypatch: pytest.MonkeyPatch,
     ask: Callable[[httpx.Client, bytes], httpx.Response],
 ) -> None:
     assert ask(service.client, picture).status_code == 200  # what is loaded at first use is not meant
     longest: list[tuple[float, str]] = []
-    while len(longest) < TRIES and (not longest or min(longest)[0] > MOST_MS):
+    while len(longest) < TRIES and (not longest or min(longest)[0] > most_ms):
         with callbacks(monkeypatch) as found:
             assert ask(service.client, picture).status_code == 200
         longest.append(max(found))
-    assert min(longest)[0] <= MOST_MS, longest
+    assert min(longest)[0] <= most_ms, (most_ms, longest)
 
 
-def test_a_callback_that_computes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_that_computes_is_noticed(picture: bytes, most_ms: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = base64.b64encode(picture)
+
     def compute() -> None:
-        until = time.thread_time() + 0.03
-        while time.thread_time() < until:
-            pass
+        base64.b64decode(encoded)
 
     async def loop() -> None:
         asyncio.get_running_loop().call_soon(compute)
@@ -114,4 +128,4 @@ def test_a_callback_that_computes_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
         thread = threading.Thread(target=lambda: asyncio.run(loop()))
         thread.start()
         thread.join()
-    assert max(found)[0] > MOST_MS
+    assert max(found)[0] > most_ms

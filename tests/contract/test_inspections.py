@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -418,7 +417,8 @@ def test_a_version_that_comes_into_service_is_judged_for_drift_whatever_the_paus
 ) -> None:
     judged: list[int] = []
     monkeypatch.setattr(app, "_DRIFT_S", 0.05)
-    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: 0.0))  # no pause ever ends
+    passes: list[float] = []  # each asks for the time once
+    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: passes.append(0.0) or 0.0))  # no pause ever ends
     monkeypatch.setattr(
         app, "watch_drift", lambda state, now: judged.extend(each.identity.version for each in state.store.in_service())
     )
@@ -428,5 +428,6 @@ def test_a_version_that_comes_into_service_is_judged_for_drift_whatever_the_paus
         write_bundle(tmp_path / "models", "probe", 2)
         assert service.client.post("/models/probe/activate", json={"version": 2}).status_code == 200
         wait_until(lambda: judged == [1, 2])
-        time.sleep(0.3)
+        later = len(passes) + 5
+        wait_until(lambda: len(passes) >= later)
     assert judged == [1, 2]
