@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.api.schemas import Problem
 from service.api.state import state_of
@@ -17,6 +18,7 @@ from service.errors import BundleRefused, FlawscribeError
 
 log = logging.getLogger("flawscribe.api")
 MEDIA_TYPE = "application/problem+json"
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _ADVICE = {404: "there is nothing at this path; /docs lists all paths", 405: "this path takes other methods: see Allow"}
 
 
@@ -44,6 +46,17 @@ def _told(place: str, item: dict[str, Any]) -> str:
     return f"{place}: {item['msg']}"
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods of the request's path: of all its routes, where the framework names those of the first."""
+    routes = request.app.router.routes
+    taken = [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return ["GET", "HEAD", *taken[1:]] if taken[:1] == ["GET"] else taken  # the frame answers HEAD by what GET says
+
+
 async def answer_problem(request: Request, error: Exception) -> Response:
     """Any error as application/problem+json, with Retry-After where the error knows it."""
     request_id = getattr(request.state, "request_id", "")
@@ -53,8 +66,8 @@ async def answer_problem(request: Request, error: Exception) -> Response:
     if problem.status == 500:
         log.error("request %s failed", request_id, exc_info=error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"  # the frame answers it by what GET says
+    if problem.status == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(retry_after)))

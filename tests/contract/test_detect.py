@@ -253,7 +253,10 @@ def test_problems(service: Service) -> None:
     assert service.client.get("/inspections?verdict=ok&verdict=review").status_code == 200  # any of these
     assert "application/json" in problem(post("/classify", files=image, headers={"accept": "image/png"}), 406)
     assert "unknown JSON fields" in problem(post("/detect", json={"images": [], "imgs": []}), 400)
-    problem(service.client.get("/detect"), 405)
+    for path, methods in (("/detect", "POST"), ("/readyz", "GET, HEAD"), ("/models/demo/masters", "GET, HEAD, POST")):
+        answer = service.client.patch(path)
+        problem(answer, 405)
+        assert answer.headers["allow"] == methods
     problem(service.client.get("/nowhere"), 404)
     problem(service.client.get("/models/..%2f..%2fetc"), 404)
 
