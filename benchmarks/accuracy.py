@@ -176,13 +176,12 @@ def layout_table() -> str:
     return "\n".join(lines)
 
 
-def write_page() -> None:
-    """The tables of docs/accuracy.md, made anew from the result files."""
+def with_tables(page: str) -> str:
+    """The page with both tables made anew from the result files."""
     kept = kept_rows("auto")
     machine = kept["machine"]
     sources = [f"[{file.name}](../{file})" for file in RESULTS.values()]
     named = f"{machine['processor']}, {machine['cores']} cores: "
-    page = PAGE.read_text()
     for part, told, source in (
         ("accuracy", table(kept["rows"]), sources[0]),
         ("layout", layout_table(), " and ".join(sources)),
@@ -190,13 +189,18 @@ def write_page() -> None:
         begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
         before, _, rest = page.partition(begin)
         page = f"{before}{begin}\n{told}\n\n{named}{source}\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(page)
+    return page
 
 
 def kept_rows(layout: LayoutChoice) -> dict[str, Any]:
     """The result file's content, empty where there is none."""
     file = RESULTS[layout]
     return json.loads(file.read_text()) if file.exists() else {"machine": describe(), "rows": []}
+
+
+def _is(row: dict[str, Any], name: str, split: str, seed: int, teacher: str) -> bool:
+    """Whether the row is of that training; the teacher `auto` is any."""
+    return (row["set"], row["split"], row["seed"]) == (name, split, seed) and teacher in (AUTO, row["teacher"])
 
 
 def main() -> None:
@@ -209,22 +213,20 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep data, bundles and runs there, to look at mistakes"
     )
+    parser.add_argument("--again", action="store_true", help="make rows that are there anew; each stands until then")
     parser.add_argument("--tables", action="store_true", help="train nothing, write the table of docs/accuracy.md")
     options = parser.parse_args()
     for name in () if options.tables else options.sets:
         for seed in options.seeds:
-            wanted = (name.partition(":")[0], name.partition(":")[2] or "given", seed)
-            same = [
-                row for row in kept_rows(options.layout)["rows"] if (row["set"], row["split"], row["seed"]) == wanted
-            ]
-            if any(options.teacher in (AUTO, row["teacher"]) for row in same):
+            wanted = (name.partition(":")[0], name.partition(":")[2] or "given", seed, options.teacher)
+            if not options.again and any(_is(row, *wanted) for row in kept_rows(options.layout)["rows"]):
                 continue
             row = run(name, seed, options.teacher, options.layout, options.keep, lambda text: print(text, flush=True))
             print(row, flush=True)
             kept = kept_rows(options.layout)  # read anew: another process may have added rows meanwhile
-            kept["rows"].append(row)
+            kept["rows"] = [*(other for other in kept["rows"] if not _is(other, *wanted)), row]
             RESULTS[options.layout].write_text(json.dumps(kept, indent=1) + "\n")
-    write_page()
+    PAGE.write_text(with_tables(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Mixed valid and broken requests from several processes for a long time: no 5xx but 503 and 504, memory flat.
+"""Mixed valid and broken requests from several processes for a long time: no 5xx but 503 and 504, no connection lost, memory
+flat. A third of the pictures are generated parts of the bundled product, good and flawed; the others are noise.
 
 python -m benchmarks.soak --minutes 60 --json benchmarks/results/soak.json
 python -m benchmarks.soak --minutes 60 --pace 2                  # beside other work: two requests a second in all
@@ -23,23 +24,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.machine import describe, tell
 from service.bench.server import resident_mb
+from service.samples import flaw_types, render
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 
 
-def picture(seed: int, side: int = 300, format: str = "PNG") -> bytes:
-    """A noisy picture in a file."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side * 16 // 9, 3), dtype=np.uint8)
+def encoded(pixels: NDArray[np.uint8], kind: str) -> bytes:
+    """The picture in a file."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format)
+    Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
 
 
-def requests(rng: random.Random) -> tuple[bytes, dict[str, str], str]:
+def part_files() -> list[bytes]:
+    """Parts of the bundled product, a good one for each with a flaw, in every format."""
+    shown = [flaw for kind in flaw_types("polka-dot") for flaw in (None, kind)]
+    parts = [render("polka-dot", np.random.default_rng(k), flaw).image for k, flaw in enumerate(shown)]
+    return [encoded(part, kind) for part in parts for kind in FORMATS]
+
+
+def picture(rng: random.Random, files: list[bytes]) -> bytes:
+    """A part in a file, or noise."""
+    if rng.random() < 0.33:
+        return rng.choice(files)
+    side = rng.choice((64, 224, 300))
+    noise = np.random.default_rng(rng.randrange(50)).integers(0, 256, (side, side * 16 // 9, 3), dtype=np.uint8)
+    return encoded(noise, rng.choice(FORMATS))
+
+
+def requests(rng: random.Random, files: list[bytes]) -> tuple[bytes, dict[str, str], str]:
     """One request: mostly sound, in any form, or broken in one of many ways. Returns body, headers, query."""
-    sound = picture(rng.randrange(50), rng.choice((64, 224, 300)), rng.choice(("PNG", "JPEG", "BMP", "WEBP", "TIFF")))
+    sound = picture(rng, files)
     kind = rng.randrange(15)
     headers = {"content-type": "image/png"}
     if kind < 6:
@@ -74,14 +94,14 @@ def requests(rng: random.Random) -> tuple[bytes, dict[str, str], str]:
     return b'{"images": [' + b"[" * rng.randrange(3000), {"content-type": "application/json"}, ""
 
 
-def client(port: int, seed: int, until: float, interval: float, counts: Any) -> None:
+def client(port: int, seed: int, until: float, interval: float, files: list[bytes], counts: Any) -> None:
     """Send requests one after the other, `interval` seconds apart on average where the answers come so fast, a few cut off in
     the middle; count the answers by status. Every fourth asks for words."""
     rng = random.Random(seed)
     found: Counter[str] = Counter()
     due = time.monotonic()
     while time.monotonic() < until:
-        body, headers, query = requests(rng)
+        body, headers, query = requests(rng, files)
         path = ("/classify" if rng.random() < 0.25 else "/detect") + query
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         try:
@@ -128,9 +148,10 @@ def main() -> None:
         assert "ready on" in line, line
         port = int(line.split()[3].rsplit(":", 1)[1])
         counts: Any = multiprocessing.Queue()
+        files = part_files()
         until = time.monotonic() + 60 * options.minutes
         clients = [
-            multiprocessing.Process(target=client, args=(port, seed, until, interval, counts))
+            multiprocessing.Process(target=client, args=(port, seed, until, interval, files, counts))
             for seed in range(options.clients)
         ]
         for process in clients:
@@ -148,6 +169,7 @@ def main() -> None:
         code = server.wait(60)
     stored_mb = sum(path.stat().st_size for path in Path(records.name).rglob("*") if path.is_file()) / 2**20
     records.cleanup()
+    lost = {kind: count for kind, count in total.items() if not kind.isdigit() and kind != "left"}
     bad = {status: count for status, count in total.items() if status.startswith("5") and status not in ("503", "504")}
     third = max(1, len(memory) // 3)
     result = {
@@ -157,6 +179,7 @@ def main() -> None:
         "pace_per_s": options.pace,
         "answers": dict(sorted(total.items())),
         "unexpected_5xx": bad,
+        "connections_lost": lost,
         "resident_mb": {
             "after_start": memory[0],
             "first_third_max": max(memory[:third]),

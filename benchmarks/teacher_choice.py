@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy import REAL, TILES, prepare_set
-from benchmarks.machine import describe, tell
+from benchmarks.machine import describe, keep
 from service.image.prepare import PrepareRecipe
 from service.samples import KINDS
 from service.training.build import JUDGE_FLAWS, JUDGE_WINDOWS, LIGHT_WINDOWS
@@ -77,7 +77,7 @@ def main() -> None:
             found = figures(name, Path(folder))
         rows.append({"set": name, **found, "seconds": round(time.perf_counter() - began, 1)})
         print(name, found, flush=True)
-    tell({"machine": describe(), "rows": rows}, options.json)
+        keep({"machine": describe(), "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from pathlib import Path
 from types import FrameType
@@ -51,7 +52,9 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain, or give up waiting."""
-        if self._loop is None or self._state.lifecycle.draining:
+        if self._state.lifecycle.draining:
+            os._exit(128 + sig)  # as a kill would: what was answered is on disk
+        if self._loop is None:
             super().handle_exit(sig, frame)
             return
         self._state.lifecycle.draining = True
@@ -65,6 +68,8 @@ class DrainingServer(uvicorn.Server):
         deadline = asyncio.get_running_loop().time() + self._state.settings.drain_s
         while self._state.lifecycle.in_flight and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_LOOK_S)
+        left = deadline - asyncio.get_running_loop().time()  # for what clients have not read yet
+        self.config.timeout_graceful_shutdown = max(_LOOK_S, left)  # type: ignore[assignment] # asyncio takes fractions
         self.should_exit = True  # an asked-for end is exit code 0, so the signal is not raised again
 
 

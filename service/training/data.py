@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service.errors import BadRequest, FlawscribeError
 from service.image.decode import PictureHeader, decode, read_header
 from service.image.prepare import STEP, PrepareRecipe, jpeg_scale, working_size
+from service.settings import Settings
 from service.training.memory import available_memory
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -156,6 +157,12 @@ def _notes(images: Sequence[NormalImage]) -> list[str]:
         )
     if len(images) < 50:
         notes.append(f"only {len(images)} images: thresholds will be extrapolated and rough; 100 or more are advised")
+    served = float(Settings.model_fields["max_megapixels"].default)
+    largest = max(image.width * image.height for image in images) / 1e6
+    if largest > served:
+        notes.append(
+            f"pictures of {largest:.0f} million px: the service takes {served:.0f} until FLAWSCRIBE_MAX_MEGAPIXELS says more"
+        )
     return notes
 
 

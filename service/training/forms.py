@@ -31,7 +31,7 @@ from service.types import AnomalyMap, Border, LocalScale
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
-_FORM_LOSS = 0.005  # how much separation a faster form may lose: less than what 50 pictures can tell
+_FORM_LOSS = 0.002  # how much separation a faster form may lose
 _QUANTISE_WINDOWS = 48
 _GOLDEN_WINDOWS = 8  # run by every start of the service: 2.8 s of float32 on two cores
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from service.bench.network import real_windows
 from service.bench.timing import ratio, take_turns
+from service.bundle.manifest import FormName
 from service.bundle.store import EngineOptions, Store
 from service.bundle.verify import verify
 from service.engine.batcher import Batcher
-from service.engine.session import Session, open_session
+from service.engine.session import Provider, Session, open_session
 from service.image.prepare import WINDOW
 from tests.networks import darkness_network
 
@@ -60,18 +62,23 @@ def test_the_batcher_costs_at_most_a_quarter_of_a_network_that_does_nothing() ->
     assert least(measure, 1.25) <= 1.25
 
 
-def test_int8_is_not_slower_than_float32(root: Path) -> None:
+@pytest.mark.parametrize(("form", "provider"), [("int8", "cpu"), ("int8-openvino", "openvino")])
+def test_int8_is_not_slower_than_float32(form: FormName, provider: Provider, root: Path) -> None:
+    """Than float32 in ONNX Runtime, whatever int8 runs in."""
+    if provider == "openvino":
+        pytest.importorskip("openvino", reason="needs the extra `openvino`")
     store = Store(root / "models", EngineOptions(provider="cpu"))
     verified = verify(root / "models" / "polka-dot" / str(store.active_version("polka-dot")))
     window = real_windows(verified)[:1]
+    ways: dict[FormName, Provider] = {"float32": "cpu", form: provider}
     sessions: dict[str, Session] = {
-        name: open_session(verified.files[verified.manifest.forms[name].file], form=name, provider="cpu")
-        for name in ("float32", "int8")
+        name: open_session(verified.files[verified.manifest.forms[name].file], form=name, provider=place)
+        for name, place in ways.items()
     }
 
     def measure() -> float:
         cases = {name: lambda session=sessions[name]: session.run(window) for name in sessions}
         seconds = take_turns(cases, rounds=5)
-        return ratio(seconds["int8"], seconds["float32"])
+        return ratio(seconds[form], seconds["float32"])
 
     assert least(measure, 1.0) <= 1.0

@@ -309,6 +309,14 @@ def test_a_length_that_is_none_is_refused_before_the_training(option: str, value
         assert option in error.output
 
 
+@pytest.mark.parametrize("rate", ["0", "0.5", "-0.1", "1", "nan"])
+def test_a_false_reject_rate_that_is_none_is_refused_before_the_training(rate: str) -> None:
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    told = refusal("train", "--data", "none", "--name", "x", "--false-reject-rate", rate)
+    assert told.startswith("--false-reject-rate ")
+    assert told.endswith("must lie between 0 and 0.5")
+
+
 @pytest.mark.parametrize(
     ("options", "px"),
     [

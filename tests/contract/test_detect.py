@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.contract.serving import Service
+from tests.contract.serving import Service, wait_until
 from tests.networks import grey_picture, png
 
 FLAW = (slice(100, 140), slice(200, 260))
@@ -73,6 +73,21 @@ def test_raw_bodies(service: Service, format: str) -> None:
     Image.fromarray(flawed()).save(buffer, format)
     headers = {"content-type": f"image/{format.lower()}"}
     same_answer(service.client.post("/detect", content=buffer.getvalue(), headers=headers), buffer.getvalue())
+
+
+def test_the_bytes_tell_the_format_and_no_content_type_or_file_name(service: Service) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(flawed()).save(buffer, "JPEG", quality=60)
+    data = buffer.getvalue()
+    asked: list[dict[str, Any]] = [
+        {"content": data, "headers": {"content-type": "image/jpeg"}},
+        {"content": data, "headers": {"content-type": "image/png"}},
+        {"files": {"image": ("a.png", data, "image/png")}},
+    ]
+    answers = [service.client.post("/detect", **each) for each in asked]
+    for answer in answers:
+        same_answer(answer, data)
+    assert len({only(answer)["anomaly_score"] for answer in answers}) == 1
 
 
 def test_json_base64(service: Service) -> None:
@@ -378,11 +393,18 @@ def test_models_are_listed_and_described(service: Service) -> None:
     assert detail["versions"][0]["thresholds"]["float32"]["reject"] == 0.5
 
 
-def test_metrics_count_what_was_asked(service: Service) -> None:
-    def value(line: str) -> float:
-        found = [row for row in service.client.get("/metrics").text.splitlines() if row.startswith(line)]
-        return float(found[0].split()[-1]) if found else 0.0
+def shown(service: Service, line: str) -> float:
+    """The figure of a line of /metrics."""
+    found = [row for row in service.client.get("/metrics").text.splitlines() if row.startswith(line)]
+    return float(found[0].split()[-1]) if found else 0.0
 
+
+def test_the_event_loop_s_lag_is_measured_all_the_time(service: Service) -> None:
+    before = shown(service, "flawscribe_event_loop_lag_seconds_count")
+    wait_until(lambda: shown(service, "flawscribe_event_loop_lag_seconds_count") > before)
+
+
+def test_metrics_count_what_was_asked(service: Service) -> None:
     lines = (
         'flawscribe_images_total{model="probe",verdict="not_ok"}',
         'flawscribe_requests_total{code="200",endpoint="/detect"}',
@@ -391,9 +413,9 @@ def test_metrics_count_what_was_asked(service: Service) -> None:
         'flawscribe_network_seconds_per_window_count{model="probe"}',
         'flawscribe_anomaly_score_count{model="probe"}',
     )
-    before = [value(line) for line in lines]
+    before = [shown(service, line) for line in lines]
     only(service.client.post("/detect", files={"image": ("a.png", BAD)}))
-    after = [value(line) for line in lines]
+    after = [shown(service, line) for line in lines]
     assert [now - then for now, then in zip(after, before, strict=True)] == [
         1,
         1,
@@ -402,8 +424,8 @@ def test_metrics_count_what_was_asked(service: Service) -> None:
         4,
         1,
     ]  # the lower two of four tiles lie in one window; one more is the shrunk whole; a CPU takes one at a time
-    assert value('flawscribe_budget_seconds{model="probe"}') == pytest.approx(0.00625)
-    assert value("flawscribe_queue_images") == 0
+    assert shown(service, 'flawscribe_budget_seconds{model="probe"}') == pytest.approx(0.00625)
+    assert shown(service, "flawscribe_queue_images") == 0
     assert 'flawscribe_model_info{model="probe",precision="float32",provider="cpu",version="1"}' in (
         service.client.get("/metrics").text
     )

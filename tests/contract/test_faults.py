@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import contextlib
 import os
 import signal
 import socket
@@ -11,12 +13,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
+from service.api.state import Lifecycle
+from service.commands.serve import DrainingServer
+from service.engine.session import has_cuda
 from service.types import Wanted
 from tests.contract.serving import Gate, Service, running, wait_until
 from tests.networks import POISON, grey_picture, png, write_bundle
@@ -245,6 +252,55 @@ def test_sigterm_drains(tmp_path: Path, pool: concurrent.futures.ThreadPoolExecu
         assert process.wait(20) == 0
 
 
+@contextlib.contextmanager
+def told_to_end(models_dir: Path, drain_s: float) -> Iterator[tuple[subprocess.Popen[str], str, socket.socket]]:
+    """A service that was told to end while the rest of a request's body is held back: its process, its address and that
+    request's connection."""
+    write_bundle(models_dir, "probe", 1)
+    with child(models_dir, FLAWSCRIBE_DRAIN_S=str(drain_s)) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split(" on ")[1].split()[0]
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port)), timeout=20) as connection:
+                head = f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nExpect: 100-continue\r\n"
+                connection.sendall(f"{head}Content-Length: {len(GOOD)}\r\n\r\n".encode())
+                assert b" 100 " in connection.recv(4096)  # the body is waited for
+                connection.sendall(GOOD[:50])
+                process.send_signal(signal.SIGTERM)
+                yield process, url, connection
+        finally:
+            process.kill()
+
+
+def test_a_drain_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    with told_to_end(tmp_path, drain_s=0.5) as (process, _, connection):
+        assert process.wait(20) == 0
+        assert list(iter(lambda: connection.recv(4096), b""))  # an answer, then the end
+
+
+def test_a_second_sigterm_ends_a_drain_at_once(tmp_path: Path) -> None:
+    with told_to_end(tmp_path, drain_s=300) as (process, url, connection):
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+        assert connection.recv(4096) == b""
+
+
+@pytest.mark.parametrize(("in_flight", "drain_s", "least", "most"), [(0, 600, 500, 600), (1, 0.1, 0, 0.1)])
+def test_answers_on_their_way_have_what_is_left_of_a_drain_s_time(
+    in_flight: int, drain_s: float, least: float, most: float
+) -> None:
+    """The time is given once: to requests, and then to what their clients have not read yet."""
+    state: Any = SimpleNamespace(
+        settings=SimpleNamespace(drain_s=drain_s), lifecycle=Lifecycle(ready=True, in_flight=in_flight)
+    )
+    server = DrainingServer(uvicorn.Config("none"), state)
+    asyncio.run(server._drain())
+    assert server.should_exit
+    assert least < server.config.timeout_graceful_shutdown < most
+
+
 def test_an_unknown_setting_is_an_error(tmp_path: Path) -> None:
     with child(tmp_path, FLAWSCRIBE_MODEL_DIR="x") as process:
         assert process.wait(20) == 2
@@ -263,6 +319,18 @@ def test_readiness_tells_why_not(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/detect", files=FILES).status_code == 503
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a GPU")
+def test_readiness_tells_that_the_provider_asked_for_is_not_there(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    with running(tmp_path, ready=False, provider="cuda") as service:
+        answer = service.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "/problems/not-ready"
+        assert "FLAWSCRIBE_PROVIDER=cuda" in answer.json()["detail"]
+        assert service.client.get("/healthz").status_code == 200
+        assert ask(service).status_code == 503
 
 
 def test_many_clients_at_once_are_each_answered_with_their_own_picture(tmp_path: Path) -> None:

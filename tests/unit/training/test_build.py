@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +23,12 @@ from service.errors import BadRequest
 from service.image.decode import decode
 from service.training import logical
 from service.training.build import _mask, build
-from service.training.data import split_folder
+from service.training.data import load_pictures, split_folder
 from service.training.export import store_as_half, to_onnx
 from service.training.network import Detector
 from service.training.recipes import recipe_named
 from service.training.runs import BuildSettings, remembered
+from service.training.select import Selection
 from service.training.train import Trainer
 from tests.contract.serving import running
 
@@ -90,12 +93,53 @@ def float32_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Built:
+    """A build's bundle, the pictures that painted flaws were judged on, and the addresses that were asked for."""
+
+    folder: Path
+    judged_on: list[np.ndarray]
+    reached: list[object]
+
+
 @pytest.fixture(scope="module")
-def bundle_dir(settings: BuildSettings) -> Path:
+def built(settings: BuildSettings) -> Built:
     said: list[str] = []
-    folder = build(settings, said.append)
+    judged_on: list[np.ndarray] = []
+    reached: list[object] = []
+
+    class Spied(Selection):
+        def __init__(self, pictures: Sequence[np.ndarray], *arguments: Any, **options: Any) -> None:
+            judged_on.extend(pictures)
+            super().__init__(pictures, *arguments, **options)
+
+    def refuse(*asked: object, **_: object) -> Any:
+        reached.append(asked)
+        raise OSError("there is no network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.training.build.Selection", Spied)
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        folder = build(settings, said.append)
     assert any("12 images" in line or "thresholds will be extrapolated" in line for line in said)
-    return folder
+    return Built(folder, judged_on, reached)
+
+
+@pytest.fixture(scope="module")
+def bundle_dir(built: Built) -> Path:
+    return built.folder
+
+
+def test_a_training_asks_for_nothing_from_elsewhere(built: Built) -> None:
+    assert built.reached == []
+
+
+def test_quantiles_and_the_best_step_come_from_parts_held_out_for_them(built: Built, settings: BuildSettings) -> None:
+    splits = split_folder(settings.data)
+    judged_on = {picture.tobytes() for picture in built.judged_on}
+    assert judged_on == {picture.tobytes() for picture in load_pictures(splits.validation)}
+    assert not judged_on & {picture.tobytes() for picture in load_pictures((*splits.train, *splits.calibration))}
 
 
 def test_the_bundle_keeps_its_promises(bundle_dir: Path) -> None:
@@ -120,8 +164,6 @@ def test_the_bundle_keeps_its_promises(bundle_dir: Path) -> None:
 
 
 def test_calibration_scores_are_those_that_the_served_path_gives(bundle_dir: Path, settings: BuildSettings) -> None:
-    from service.training.data import load_pictures
-
     pictures = load_pictures(split_folder(settings.data).calibration)
     for name in verify(bundle_dir).manifest.forms:
         bundle = load_bundle(bundle_dir, EngineOptions(precision=name))

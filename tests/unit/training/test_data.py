@@ -8,6 +8,7 @@ from PIL import Image
 
 from service.errors import BadRequest
 from service.image.prepare import PrepareRecipe
+from service.settings import Settings
 from service.training.data import (
     NormalImage,
     choose_recipe,
@@ -132,6 +133,14 @@ def test_what_is_said_of_too_little_memory_would_help(monkeypatch: pytest.Monkey
     monkeypatch.setattr("service.training.data.available_memory", lambda: 1e6)
     with pytest.raises(BadRequest, match=r"left here: give it more memory$"):
         require_memory(images, 8, recipe)
+
+
+def test_pictures_larger_than_the_service_takes_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in range(12):
+        write(tmp_path / f"{k}.png", (200, 300))
+    assert not any("FLAWSCRIBE_MAX_MEGAPIXELS" in note for note in split_folder(tmp_path).notes)
+    monkeypatch.setattr(Settings.model_fields["max_megapixels"], "default", 0.05)
+    assert any("FLAWSCRIBE_MAX_MEGAPIXELS" in note for note in split_folder(tmp_path).notes)
 
 
 def test_mixed_sizes_are_noted_and_share_a_scale(tmp_path: Path) -> None:

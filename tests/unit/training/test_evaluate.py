@@ -11,8 +11,20 @@ import pytest
 
 from service.bundle.load import Bundle
 from service.errors import UnreadableImage
-from service.training.evaluate import Scored, evaluate, find_test_images, score_all, to_html, to_json, to_text, worst
+from service.training.evaluate import (
+    Evaluation,
+    Scored,
+    evaluate,
+    find_test_images,
+    score_all,
+    to_html,
+    to_json,
+    to_text,
+    worst,
+)
 from tests.networks import grey_picture, png
+
+HOLE = (slice(40, 80), slice(110, 170))
 
 
 @pytest.fixture
@@ -36,6 +48,41 @@ def test_a_mask_that_cannot_be_read_is_named(content: bytes, probe: Bundle, data
     (dataset / "ground_truth/hole/1_mask.png").write_bytes(content)
     with pytest.raises(UnreadableImage, match=r"hole/1_mask\.png: no mask"):
         score_all(probe, find_test_images(dataset))
+
+
+def pixel_figures(bundle: Bundle, folder: Path, *, mask_at: tuple[slice, slice]) -> Evaluation:
+    """Of a good part and of one with a hole, whose mask lies where it is told to."""
+    picture = grey_picture()
+    picture[HOLE] = 0
+    mask = np.zeros_like(picture)
+    mask[mask_at] = 255
+    for place, shown in (("test/good/0", grey_picture()), ("test/hole/1", picture), ("ground_truth/hole/1_mask", mask)):
+        file = folder / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(shown))
+    return evaluate(bundle, score_all(bundle, find_test_images(folder)))
+
+
+def test_pixel_figures_are_high_where_the_mask_lies_on_the_flaw_alone(probe: Bundle, tmp_path: Path) -> None:
+    found = pixel_figures(probe, tmp_path / "on_it", mask_at=HOLE)
+    missed = pixel_figures(probe, tmp_path / "beside_it", mask_at=(slice(120, 160), slice(20, 80)))
+    assert min(found.pixel_auroc, found.au_pro, found.au_pro_005) > 0.95
+    assert missed.pixel_auroc < 0.6
+    assert max(missed.au_pro, missed.au_pro_005) < 0.1
+
+
+def test_pixel_figures_of_noise_are_those_of_chance(probe: Bundle, dataset: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.zeros((2, 100, 100), bool)
+    truth[1, 20:70, 30:80] = True
+    noise = rng.random((2, 100, 100), np.float32)
+    scored = score_all(probe, find_test_images(dataset))
+    found = evaluate(
+        probe, [replace(each, cells=noise[place], truth=truth[place]) for place, each in enumerate(scored)]
+    )
+    assert found.pixel_auroc == pytest.approx(0.5, abs=0.03)
+    assert found.au_pro == pytest.approx(0.15, abs=0.02)
+    assert found.au_pro_005 == pytest.approx(0.025, abs=0.01)
 
 
 @pytest.fixture

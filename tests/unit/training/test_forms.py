@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from service.engine.session import has_openvino
 from service.errors import BundleRefused
@@ -61,8 +63,17 @@ class Level:
         return WindowMaps(np.repeat(levels, 56 * 56).reshape(-1, 56, 56).astype(np.float32))
 
 
-def calibrated(name: Any, session: Level, monkeypatch: pytest.MonkeyPatch, on_cpu: Level | None = None) -> Calibrated:
-    """The form calibrated on three parts, torch's maps being those of a Level."""
+SHOTS = (("0", 200), ("1", 201), ("2", 202))  # each of a part, at a level
+
+
+def calibrated(
+    name: Any,
+    session: Level,
+    monkeypatch: pytest.MonkeyPatch,
+    on_cpu: Level | None = None,
+    shots: Sequence[tuple[str, int]] = SHOTS,
+) -> Calibrated:
+    """The form calibrated on three parts, or on these `shots`, torch's maps being those of a Level."""
     monkeypatch.setattr("service.training.export.run_torch", lambda _, windows: Level("cpu").run(windows))
 
     def opened(network: bytes, *, form: str, provider: str) -> Level:
@@ -75,8 +86,8 @@ def calibrated(name: Any, session: Level, monkeypatch: pytest.MonkeyPatch, on_cp
     chooser: Any = SimpleNamespace(examples=[SimpleNamespace(windows=WINDOWS)])
     measured: Any = session
     held_out: Any = HeldOut(
-        [SimpleNamespace(part=str(number)) for number in range(3)],
-        [grey_picture(level=200 + number) for number in range(3)],
+        [SimpleNamespace(part=part) for part, _ in shots],
+        [grey_picture(level=level) for _, level in shots],
     )
     product = Product(PrepareRecipe(value=224), global_map=False, min_flaw_px=1.0, roi=None)
     return calibrate_form(name, b"network", measured, product, unused, chooser, held_out, 0.1)
@@ -103,3 +114,31 @@ def test_a_gpu_s_form_is_timed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     on_cpu = Level("cpu")
     calibrated("fp16", Level("cuda"), monkeypatch, on_cpu)
     assert on_cpu.batches == [1] * 7
+
+
+def test_thresholds_are_set_by_the_highest_shot_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    shots = (("a", 210), ("b", 201), ("a", 205), ("b", 207))
+    found = calibrated("float32", Level("cpu"), monkeypatch, shots=shots)
+    assert found.by_part == pytest.approx({"b": 207 / 255, "a": 210 / 255})
+    assert found.form.calibration_scores == pytest.approx((207 / 255, 210 / 255))
+    assert found.form.reject_rule.parts == 2
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.9985, True), (0.9975, False)])
+def test_a_faster_form_is_kept_that_tells_painted_flaws_as_well(
+    after: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms_module, "to_onnx", lambda detector: b"plain")
+    monkeypatch.setattr(forms_module, "store_as_half", lambda plain: b"float32")
+    monkeypatch.setattr(forms_module, "quantize", lambda plain, windows: b"int8")
+    monkeypatch.setattr(forms_module, "has_openvino", lambda: False)
+    monkeypatch.setattr(forms_module, "open_form", lambda network, name: SimpleNamespace(run=name))
+    bank: Any = SimpleNamespace(
+        windows=lambda rng, count: SimpleNamespace(images=torch.from_numpy(WINDOWS)), canvases=[]
+    )
+    judge: Any = SimpleNamespace(separation_of={"float32": 1.0, "int8": after}.__getitem__)
+    unused: Any = None
+    said: list[str] = []
+    made = forms_module.export_forms(unused, bank, judge, said.append, half=False)
+    assert made == {"float32": b"float32"} | ({"int8": b"int8"} if kept else {})
+    assert ("is kept" if kept else "is left out") in said[0]

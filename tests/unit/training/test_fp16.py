@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_a_version_with_the_form_follows_and_nothing_else_changes(tmp_path: Path
     assert loaded.form_name == "fp16"
     with pytest.raises(BadRequest, match="has the fp16 form already"):
         with_fp16(made, split_folder(parts).images)
+
+
+def test_thresholds_are_set_by_the_highest_shot_of_each_part(tmp_path: Path, parts: Path) -> None:
+    folder = write_bundle(tmp_path)
+    images = split_folder(parts).images
+    by_shot = verify(with_fp16(folder, images)).manifest.forms["fp16"]
+    shots = [replace(image, part=image.path.stem[-1]) for image in images]  # 10 is of the part of 00, 11 of that of 01
+    by_part = verify(with_fp16(folder, shots)).manifest.forms["fp16"]
+    assert len(by_shot.calibration_scores) == 12
+    assert by_part.calibration_scores == pytest.approx(by_shot.calibration_scores[2:])
+    assert by_part.reject_rule.parts == 10
 
 
 def test_a_network_that_half_precision_changes_is_left_as_it_is(

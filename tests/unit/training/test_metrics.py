@@ -40,6 +40,15 @@ def test_au_pro_of_a_perfect_map_is_one_and_of_noise_its_chance_level() -> None:
     assert au_pro(noise, truth) == pytest.approx(0.15, abs=0.04)
 
 
+def test_au_pro_is_the_mean_overlap_up_to_its_limit() -> None:
+    """Of noise as much of a region is found as of what is normal: half the limit, whatever it is."""
+    rng = np.random.default_rng(0)
+    truth = masks(12)
+    noise = [rng.random((60, 60), np.float32) for _ in truth]
+    for limit in (0.05, 0.3):
+        assert au_pro(noise, truth, limit) == pytest.approx(limit / 2, rel=0.2)
+
+
 def test_au_pro_counts_small_regions_as_much_as_large_ones() -> None:
     mask = np.zeros((100, 100), bool)
     mask[5:60, 5:60] = True

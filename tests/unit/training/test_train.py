@@ -97,19 +97,34 @@ def test_statistics_standardise_the_features(bank: FeatureBank) -> None:
 def test_augmentation_changes_light_and_not_structure() -> None:
     for seed in range(12):
         changed = photometric(PICTURES[0], np.random.default_rng(seed))
+        assert (changed != PICTURES[0]).any()
         grey = [picture.astype(float).mean(axis=2).ravel() for picture in (PICTURES[0], changed)]
         assert np.corrcoef(grey)[0, 1] > 0.97
+
+
+def test_brightness_contrast_or_saturation_changes_by_up_to_a_fifth() -> None:
+    plain = np.full(
+        (8, 8, 3), (150, 100, 50), np.uint8
+    )  # whichever it is, red stays ahead of blue by 100 times the factor
+    changed = [photometric(plain, np.random.default_rng(seed)).astype(int) for seed in range(60)]
+    factors = [(picture[0, 0, 0] - picture[0, 0, 2]) / 100 for picture in changed]
+    assert all((picture == picture[0, 0]).all() for picture in changed)
+    assert 0.79 <= min(factors) < 0.85  # levels are whole
+    assert 1.15 < max(factors) <= 1.21
 
 
 def test_painted_flaws_change_the_picture_within_their_mask() -> None:
     smooth = np.full((120, 160, 3), 128, np.uint8)
     smooth[::2] += 9
+    unchanged = 0
     for seed in range(40):
         painted, mask = paint_flaw(smooth, np.random.default_rng(seed))
         changed = np.abs(painted.astype(int) - smooth).max(axis=2)
         assert mask.any()
         assert not mask.all()
         assert changed[~mask].mean() < changed[mask].mean() or changed.max() == 0
+        unchanged += changed.max() == 0
+    assert unchanged <= 2
 
 
 def test_flaws_on_a_grey_picture_are_grey_and_on_a_coloured_one_coloured() -> None:
@@ -150,6 +165,7 @@ def test_recipes(name: str) -> None:
         assert (recipe.batch, recipe.hard_share, recipe.tail, recipe.patience) == (1, 0.001, 0.05, None)
     if name == "matlab":
         assert recipe.steps == 38 * 8 * 100
+        assert (recipe.learning_rate, recipe.weight_decay, recipe.batch, recipe.tail) == (1e-4, 1e-5, 1, 0.05)
     if name == "default":
         assert [recipe_named(name, images).steps for images in (38, 250, 400, 9000)] == [1000, 1000, 1600, 2000]
 
@@ -165,6 +181,13 @@ def make(teacher: Pdn, bank: FeatureBank, steps: int) -> Trainer:
     )
     chooser = Selection(PICTURES[:2], RECIPE, global_map=True, min_flaw_px=4, flaws_each=1, window_limit=12)
     return Trainer(teacher, bank, PenaltyImages(None), chooser, recipe, global_map=True, seed=5)
+
+
+def test_the_paper_s_rate_falls_to_a_tenth_at_95_percent(teacher: Pdn, bank: FeatureBank) -> None:
+    trainer = make(teacher, bank, steps=1)
+    trainer.recipe = recipe_named("paper", 3)
+    trainer.end = trainer.recipe.steps
+    assert [trainer._rate(step) for step in (0, 66_499, 66_500, 69_999)] == [1, 1, 0.1, 0.1]
 
 
 def test_a_recipe_without_penalty_draws_no_penalty_image(
