@@ -35,7 +35,7 @@ _RESIDENT, _RESIDENT_OPENVINO = 3.3, 27.0
 # how much more it is by the number of kinds of windows, each with a network of its own (`wanted_kinds`)
 _SEVERAL, _SEVERAL_OPENVINO = {1: 1.0, 2: 1.5, 3: 2.5}, {1: 1.0, 2: 1.0, 3: 1.4}
 # bytes: buffers of a small network are as large as those of others, and maps are compiled twice
-_LEAST_OPENVINO = 240_000_000
+_LEAST_OPENVINO = 200_000_000
 _CUDA_BUDGET_S = 0.002
 _CPU_MARGIN = 1.25  # a CPU's budget over the network time measured when the bundle was trained
 _UNKNOWN_CPU_BUDGET_S = 0.25
