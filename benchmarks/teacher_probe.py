@@ -2,8 +2,8 @@
 
 Features of normal pictures are whitened (PCA, shrunk) and put in a bank; a cell's anomaly is the distance to its
 nearest neighbour there. Image AUROC by three scores (mean of the ten highest cells, peak of the 5x5-smoothed map, that
-peak over the map's median), pixel AUROC, and image AUROC per flaw. `--part validation` judges by flaws painted on held-out
-normals and is what choices are made by; `--part test` reports on the real flaws.
+peak over the map's median), pixel AUROC, and image and pixel AUROC per flaw. `--part validation` judges by flaws painted on
+held-out normals and is what choices are made by; `--part test` reports on the real flaws.
 
     python -m benchmarks.teacher_probe random pdn-small energies /tmp/run/small.pt --part validation
 """
@@ -14,7 +14,6 @@ import argparse
 import atexit
 import csv
 import functools
-import json
 import shutil
 import tempfile
 import time
@@ -29,7 +28,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, keep
 from service.image.decode import decode
 from service.image.prepare import CONTEXT, STRIDE, PrepareRecipe, resize, working_size
 from service.samples import KINDS, write_dataset
@@ -69,7 +68,8 @@ class Row:
     smoothed_peak: float
     peak_over_median: float
     pixel: float | None
-    flaws: dict[str, float] = field(default_factory=dict)
+    flaws: dict[str, float] = field(default_factory=dict)  # image AUROC by `top_ten`
+    flaws_pixel: dict[str, float | None] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -164,10 +164,12 @@ def judge(teacher: Features, label: str, name: str, part: str, most: int, seed: 
     peak = np.array([values.max() for values in smooth])
     relative = np.array([values.max() / np.median(values) for values in smooth])
     kinds = sorted({picture.flaw for picture in judged} - {"good"})
-    by_flaw = {}
+    by_flaw, pixel_by_flaw = {}, {}
     for kind in kinds:
         used = np.array([picture.flaw in ("good", kind) for picture in judged])
         by_flaw[kind] = round(auroc(top_ten[used], flawed[used]), 4)
+        shown = np.flatnonzero(used)
+        pixel_by_flaw[kind] = _pixel_auroc([judged[index] for index in shown], [smooth[index] for index in shown])
     return Row(
         teacher=label,
         set=name,
@@ -177,6 +179,7 @@ def judge(teacher: Features, label: str, name: str, part: str, most: int, seed: 
         peak_over_median=round(auroc(relative, flawed), 4),
         pixel=_pixel_auroc(judged, smooth),
         flaws=by_flaw,
+        flaws_pixel=pixel_by_flaw,
         seconds=round(time.perf_counter() - began, 1),
     )
 
@@ -233,19 +236,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(max(1, min(2, torch.get_num_threads())))
-    rows = []
+    content = {"machine": describe(), "pictures_of_a_kind": options.most, "seed": options.seed, "rows": []}
     for spec in options.teachers:
         for name in options.sets:
             row = judge(teacher_named(spec), spec, name, options.part, options.most, options.seed)
-            rows.append(asdict(row))
+            content["rows"].append(asdict(row))
+            keep(content, options.json)
             print(
                 f"{spec:24} {name:14} {row.top_ten:.3f} {row.smoothed_peak:.3f} {row.peak_over_median:.3f}"
                 f"  pixel {row.pixel or float('nan'):.3f}  {row.seconds:.0f} s  {row.flaws}",
                 flush=True,
             )
-    if options.json is not None:
-        content = {"machine": describe(), "pictures_of_a_kind": options.most, "seed": options.seed, "rows": rows}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
