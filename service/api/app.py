@@ -136,6 +136,7 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
         await asyncio.to_thread(state.inspector.close)
         await asyncio.to_thread(state.trainings.close)
         await asyncio.to_thread(state.shadows.close)
+        state.loaders.shutdown(wait=False, cancel_futures=True)
         if state.records is not None:
             await asyncio.to_thread(state.records.close)
 
@@ -144,9 +145,16 @@ async def _load_default(state: ServiceState) -> None:
     """Open the records, load and warm up what answers when no model is named, then say ready."""
     try:
         opening = asyncio.create_task(asyncio.to_thread(_open_records, state))
+        refused = None
         if state.default_model is not None:
-            state.describe(await asyncio.to_thread(state.store.load, state.default_model))
+            try:
+                state.describe(await asyncio.to_thread(state.store.load, state.default_model))
+            except FlawscribeError as error:
+                refused = error
         await opening
+        if refused is not None:
+            state.lifecycle.wants_model = True  # a version of it that can be loaded, once activated
+            raise refused
         if state.default_model is None and not _served_names(state.store):
             state.lifecycle.wants_model = True
             state.lifecycle.failure = _why_no_model(state)

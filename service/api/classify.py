@@ -48,6 +48,7 @@ from service.types import Inspection
 
 log = logging.getLogger("flawscribe.captions")
 router = APIRouter(tags=["inspect"])
+_MOST_PENDING = 32  # inspections that wait for words, each with its picture; beyond it the wish for 202 is passed over
 
 
 class ClassifyQuery(JudgeQuery):
@@ -76,14 +77,14 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         raise NotAcceptable("answers are application/json")
     deadline = deadline_of(request, state)
     keep = keeping(query.store, request, state)
-    later = keep.wanted and _prefers_async(request)
+    later = keep.wanted and _prefers_async(request) and len(state.pending) < _MOST_PENDING
     with state.room_for_body(request.headers):
         incoming = await read_pictures(request, state.limits, with_context=True, query=ClassifyQuery.model_fields)
         context = incoming.context or query.context
         async with once(request, state, lambda: digest(request, incoming.pictures, context), deadline) as claim:
             if claim is not None and claim.answer is not None:
                 return replayed(claim.answer)
-            async with state.leased(model_named(query, state), query.version) as bundle:
+            async with state.leased(model_named(query, state), query.version, deadline) as bundle:
                 work = _work(state, bundle, incoming, query, context, deadline, worded=not later)
                 outcomes, captions = await unless_departed(request, work)
             judged, method = judged_of(outcomes), method_of(query, bundle)
@@ -114,7 +115,9 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
             ]
             # asked for: words that come later need a record to come to
             keep = replace(keep, asked=keep.asked or later)
-            response = await conclude(state, bundle, method, request.state.request_id, keep, claim, kept, render)
+            response = await conclude(
+                state, bundle, method, request.state.request_id, keep, claim, kept, render, deadline
+            )
             if later:
                 for item in kept:
                     _word_later(state, bundle, item.inspection, context)

@@ -81,7 +81,7 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
         async with once(request, state, lambda: digest(request, incoming.pictures), deadline) as claim:
             if claim is not None and claim.answer is not None:
                 return replayed(claim.answer)
-            async with state.leased(model_named(query, state), query.version) as bundle:
+            async with state.leased(model_named(query, state), query.version, deadline) as bundle:
                 judging = judge_all(
                     state,
                     bundle,
@@ -109,7 +109,7 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
 
             pairs = zip(outcomes, incoming.pictures, strict=True)
             kept = [Kept(o, p) for o, p in pairs if isinstance(o, Inspection) and isinstance(p, Picture)]
-            return await conclude(state, bundle, method, request.state.request_id, keep, claim, kept, render)
+            return await conclude(state, bundle, method, request.state.request_id, keep, claim, kept, render, deadline)
 
 
 def _wants_picture(request: Request) -> bool:

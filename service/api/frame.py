@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 
@@ -70,6 +71,11 @@ class Frame:
             if refusal is not None:
                 raise refusal
             await self.app(scope, receive, send_framed)
+        except asyncio.CancelledError:  # a drain's time is over
+            if status or not self.state.lifecycle.draining:
+                raise
+            answer = await answer_problem(Request(scope), NotReady("the service is shutting down", retry_after=5))
+            await answer(scope, receive, send_framed)
         except Exception as error:
             if status:  # the answer has begun: only breaking the connection tells that it is not whole
                 raise

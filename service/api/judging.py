@@ -158,8 +158,11 @@ async def unless_departed(request: Request, work: Awaitable[T]) -> T:
         if not task.done():
             raise BadRequest("the client left")
         return task.result()
-    except* FlawscribeError as group:
-        raise _first(group) from None
+    except BaseExceptionGroup as group:  # `except*` wraps what is raised in it again before Python 3.11.4
+        known = group.subgroup(FlawscribeError)
+        if known is None:
+            raise
+        raise _first(known) from None
     finally:
         task.cancel()
         departure.cancel()
@@ -199,7 +202,7 @@ def deadline_of(request: Request, state: ServiceState) -> float:
     stated = request.headers.get("x-deadline-ms")
     if stated is None:
         return time.monotonic() + state.settings.deadline_ms / 1000
-    if not stated.isdecimal() or not 0 < int(stated) < 10**9:
+    if not (stated.isdecimal() and len(stated) <= 9 and int(stated) > 0):
         raise InvalidParameter(f"X-Deadline-Ms must be a positive whole number of milliseconds, not {stated!r}")
     return time.monotonic() + int(stated) / 1000
 

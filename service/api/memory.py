@@ -13,6 +13,7 @@ from service.api import schemas
 from service.api.recording import records_of
 from service.api.state import ServiceState, require
 from service.captions.captioner import Captioner
+from service.captions.descriptor import LENGTH, MAKING
 from service.captions.memory import Recall
 from service.captions.products import UNKNOWN, taxonomy
 from service.errors import InvalidParameter, NotReady
@@ -101,4 +102,6 @@ def _recall(captioner: Captioner, record: Record, region: int | None) -> tuple[i
     if record.descriptors is None or len(record.descriptors) <= region:
         return region, None
     descriptor = record.descriptors[region]
+    if descriptor.shape != (LENGTH,) or descriptor[0] != MAKING:  # of an older version: not to be compared
+        return region, None
     return region, captioner.memory.recall(record.product, record.teacher_sha256, descriptor, _MOST_SIMILAR)

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ from service.records.store import Records
 from service.types import Inspection
 
 log = logging.getLogger("flawscribe.records")
+_LEAST_SAVE_S = 1.0  # for the records, however little is left of the deadline: they take milliseconds
+_MOST_SAVE_S = 5.0  # where nobody asked for a record: a line does not wait for a database that stalls
 Storing = Literal["none", "record", "image"]
 _OFF = "nothing is recorded here: FLAWSCRIBE_STORE is `off`"
 _KEY = "idempotency-key"
@@ -131,11 +134,12 @@ async def conclude(
     claim: Claim | None,
     kept: Sequence[Kept],
     render: Callable[[bool], Awaitable[Response]],
+    deadline: float,
 ) -> Response:
     """Record what was judged, offer it to a version in shadow, then answer. `render(stored)` makes the answer.
 
-    Where the records fail, an inspection that nobody asked to have recorded is answered all the same, as not stored.
-    Raises RecordsBusy, RecordsFailure, Conflict where it was asked for.
+    Where the records fail or stall, an inspection that nobody asked to have recorded is answered all the same, as not stored; it
+    may come to be recorded later. Raises RecordsBusy, RecordsFailure, Conflict where it was asked for.
     """
     if not keep.wanted and claim is None:
         return await render(False)
@@ -151,7 +155,13 @@ async def conclude(
         headers = {name: value for name, value in response.headers.items() if name in _PART_OF_IT}
         media_type = response.media_type or "application/json"
         answer = Answer(response.status_code, media_type, bytes(response.body), headers)
-        await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
+        left = deadline - time.monotonic()
+        insisted = keep.asked or claim is not None
+        try:
+            async with asyncio.timeout(max(_LEAST_SAVE_S, left if insisted else min(left, _MOST_SAVE_S))):
+                await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
+        except TimeoutError as error:
+            raise RecordsFailure("the records did not take it in time") from error
     except (RecordsBusy, RecordsFailure, NotReady) as error:
         state.metrics.records_failed.inc(len(kept))
         if keep.asked or claim is not None:

@@ -6,9 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -22,7 +26,7 @@ from service.bundle.store import Bundle, Store, expected_budget_s
 from service.captions.captioner import Captioner
 from service.captions.follower import Follower
 from service.engine.session import available_cores
-from service.errors import NotReady, Overloaded, Unauthorized
+from service.errors import DeadlineExceeded, NotReady, Overloaded, Unauthorized
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.records.store import Records
@@ -43,7 +47,9 @@ class Lifecycle:
     ready: bool = False
     draining: bool = False
     failure: str | None = None  # why it cannot become ready
-    wants_model: bool = False  # that reason is that no model is in service; the first one activated ends it
+    wants_model: bool = (
+        False  # that reason is that no model is in service, or the default one refused; activating one ends it
+    )
     in_flight: int = 0
 
     def why_not_ready(self) -> str | None:
@@ -75,6 +81,8 @@ class ServiceState:
     events: Events = field(init=False)
     trainings: Trainings = field(init=False)
     shadows: Shadows = field(init=False)
+    # models are loaded by threads of their own, so that many who wait for one do not hold up all else that runs in threads
+    loaders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "flawscribe-loads"))
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
     def __post_init__(self) -> None:
@@ -124,17 +132,28 @@ class ServiceState:
         return replace(self.limits, max_bytes=64 * 1024)
 
     @contextlib.asynccontextmanager
-    async def leased(self, name: str, version: int | None = None) -> AsyncIterator[Bundle]:
-        """A model's bundle for one request; one that is not in memory is loaded off the event loop.
+    async def leased(
+        self, name: str, version: int | None = None, deadline: float | None = None
+    ) -> AsyncIterator[Bundle]:
+        """A model's bundle for one request; one that is not in memory is loaded off the event loop, which goes on when the
+        `deadline` (time.monotonic()) passes meanwhile, for those who ask next.
 
-        Raises NoSuchModel, BundleRefused or NotReady.
+        Raises NoSuchModel, BundleRefused, NotReady or DeadlineExceeded.
         """
         lease = self.store.lease_loaded(name, version)
         if lease is not None:
             bundle = lease.__enter__()
         else:
             lease = self.store.lease(name, version)
-            bundle = await asyncio.to_thread(lease.__enter__)
+            loading = asyncio.get_running_loop().run_in_executor(self.loaders, lease.__enter__)
+            try:
+                async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    bundle = await asyncio.shield(loading)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                loading.add_done_callback(partial(_given_back, lease))
+                if isinstance(error, TimeoutError):
+                    raise DeadlineExceeded("the deadline passed while the model was being loaded") from None
+                raise
         try:
             yield bundle
         finally:
@@ -167,9 +186,9 @@ class ServiceState:
 
     def describe(self, bundle: Bundle) -> None:
         """Say which version of a model is in service, and its budget: a log line and two series. The first model of a service
-        that had none makes it ready."""
-        if self.lifecycle.wants_model:
-            self.default_model = self.default_model or bundle.manifest.name
+        that had none, or whose own was refused, makes it ready."""
+        if self.lifecycle.wants_model and self.default_model in (None, bundle.manifest.name):
+            self.default_model = bundle.manifest.name
             self.lifecycle.wants_model, self.lifecycle.failure, self.lifecycle.ready = False, None, True
         identity = bundle.identity
         log.info("model %s %s, %s on %s", identity.name, identity.version, identity.precision, identity.provider)
@@ -198,6 +217,12 @@ class ServiceState:
             reason = "the inference thread is being restarted"
         if reason is not None:
             raise NotReady(reason, retry_after=2)
+
+
+def _given_back(lease: AbstractContextManager[Bundle], loading: asyncio.Future[Bundle]) -> None:
+    """End the lease of a model that nobody waits for any more."""
+    if not loading.cancelled() and loading.exception() is None:
+        lease.__exit__(None, None, None)
 
 
 def state_of(request: Request) -> ServiceState:

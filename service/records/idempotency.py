@@ -23,6 +23,7 @@ from service.records.writer import Work, Writer
 
 _MOST_CHARACTERS = 300
 _POLL_S = 0.1
+_LEAST_WAIT_S = 1.0  # for the records, however little is left of the deadline: they take milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,11 @@ class IdempotencyKeys:
     async def _take(self, key: str, body_sha256: str, owner: str, deadline: float) -> Answer | None:
         """The stored answer, or None once the key's row is ours."""
         while True:
-            row = await asyncio.wrap_future(self._writer.submit(self._claiming(key, body_sha256, owner)))
+            try:
+                async with asyncio.timeout(max(_LEAST_WAIT_S, deadline - time.monotonic())):
+                    row = await asyncio.wrap_future(self._writer.submit(self._claiming(key, body_sha256, owner)))
+            except TimeoutError as error:
+                raise RecordsFailure("the records did not take the Idempotency-Key in time") from error
             _same_body(row["body_sha256"], body_sha256)
             if row["status"] is not None:
                 return Answer(row["status"], row["media_type"], row["answer"], row["headers"])
@@ -196,14 +201,16 @@ class IdempotencyKeys:
                 await asyncio.wrap_future(self._writer.submit(work))
 
     async def _free(self, key: str, owner: str) -> None:
-        """Give the key back. Shielded: a departing client must not leave it locked."""
+        """Give the key back. Shielded: a departing client must not leave it locked. What the records take longer for, they
+        do when they can."""
         c = idempotency.c
 
         def work(connection: sa.Connection) -> None:
             connection.execute(sa.delete(idempotency).where(c.key == key, c.owner == owner, c.status.is_(None)))
 
-        with suppress(RecordsBusy, RecordsFailure):  # then the lease frees it
-            await asyncio.shield(asyncio.wrap_future(self._writer.submit(work)))
+        with suppress(RecordsBusy, RecordsFailure, TimeoutError):  # then the lease frees it
+            async with asyncio.timeout(_LEAST_WAIT_S):
+                await asyncio.shield(asyncio.wrap_future(self._writer.submit(work)))
 
 
 def _same_body(one: str, other: str) -> None:

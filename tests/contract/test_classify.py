@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import functools
 import io
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +264,32 @@ def test_words_may_come_later(service: Service) -> None:
     assert place == f"/inspections/{answer.json()['results'][0]['id']}"
     wait_until(lambda: service.client.get(place).json()["status"] == "done")
     assert service.client.get(place).json()["classification"]["source"] == "rules"
+
+
+def test_no_more_words_are_promised_than_may_wait(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds its picture meanwhile."""
+    monkeypatch.setattr("service.api.classify._MOST_PENDING", 1)
+    with running(models) as service:
+        gate = threading.Event()
+        assert service.state.captioner is not None
+        found = service.state.captioner.classify
+
+        async def held(*asked: Any, **told: Any) -> Any:
+            await asyncio.to_thread(gate.wait, 30)
+            return await found(*asked, **told)
+
+        monkeypatch.setattr(service.state.captioner, "classify", held)
+        ask = functools.partial(
+            service.client.post, "/classify", files={"image": ("a.png", ONE)}, headers={"prefer": "respond-async"}
+        )
+        assert ask().status_code == 202
+        monkeypatch.setattr(service.state.captioner, "classify", found)
+        at_once = ask()
+        assert at_once.status_code == 200
+        assert "preference-applied" not in at_once.headers
+        gate.set()
+        wait_until(lambda: not service.state.pending)
+        assert ask().status_code == 202
 
 
 def test_words_to_come_later_are_promised_once(service: Service) -> None:

@@ -251,7 +251,8 @@ def test_problems(service: Service) -> None:
     assert "more than once" in problem(post("/classify?include=map&include=mask", files=image), 422)
     problem(post("/detect?model=", files=image), 422)  # a variable that was empty, and not the default model
     assert "finite" in problem(post("/detect", params={"threshold": "nan"}, files=image), 422)
-    assert "X-Deadline-Ms" in problem(post("/detect", files=image, headers={"x-deadline-ms": "soon"}), 422)
+    for stated in ("soon", "0", "9" * 5000):
+        assert "X-Deadline-Ms" in problem(post("/detect", files=image, headers={"x-deadline-ms": stated}), 422)
     assert "no model 'x'" in problem(post("/detect", params={"model": "x"}, files=image), 404)
     assert "no version 9" in problem(post("/detect", params={"version": 9}, files=image), 404)
     assert "no picture" in problem(post("/detect", files={"other": (None, "text")}), 400)

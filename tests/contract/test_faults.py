@@ -276,7 +276,10 @@ def told_to_end(models_dir: Path, drain_s: float) -> Iterator[tuple[subprocess.P
 def test_a_drain_ends_when_its_time_is_over(tmp_path: Path) -> None:
     with told_to_end(tmp_path, drain_s=0.5) as (process, _, connection):
         assert process.wait(20) == 0
-        assert list(iter(lambda: connection.recv(4096), b""))  # an answer, then the end
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # and the end
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"application/problem+json" in answer
+        assert b"retry-after: 5" in answer.lower()
 
 
 def test_a_second_sigterm_ends_a_drain_at_once(tmp_path: Path) -> None:

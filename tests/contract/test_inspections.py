@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -300,6 +301,29 @@ def test_failing_records_cost_no_detection_unless_they_were_asked_for(service: S
     refused = service.client.post("/detect?store=record", files={"image": ("a.png", BAD)})
     assert refused.status_code == 503
     assert service.state.metrics.registry.get_sample_value("flawscribe_records_failed_total") == 2
+
+
+def test_records_that_stall_hold_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.05)
+    monkeypatch.setattr("service.records.idempotency._LEAST_WAIT_S", 0.05)
+    opened = threading.Event()
+    assert service.state.records is not None
+    held = service.state.records.writer.submit(lambda _: opened.wait(60))
+    try:
+        soon = {"x-deadline-ms": "500"}
+        assert detect(service, headers=soon)["stored"] is False
+        for asked in ({"params": {"store": "record"}}, {"headers": {"idempotency-key": "k"}}):
+            headers = {**soon, **asked.get("headers", {})}
+            answer = service.client.post(
+                "/detect", files={"image": BAD}, headers=headers, params=asked.get("params", {})
+            )
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/records-failure")
+        assert not held.done()
+    finally:
+        opened.set()
+    assert held.result(20) is True
+    assert detect(service)["stored"] is True
+    assert detect(service, headers={"idempotency-key": "k"})["stored"] is True
 
 
 def test_records_take_any_metadata(service: Service) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.api.access import SCOPES, create_key
+from service.bundle.store import Store
 from tests.contract.serving import Gate, Service, running, wait_until
 from tests.networks import OPEN_GATE, grey_picture, png, write_bundle
 
@@ -49,6 +53,47 @@ def test_activation_swaps_the_version_that_answers(two: Service) -> None:
     assert 'flawscribe_model_info{model="probe",precision="float32",provider="cpu",version="2"}' in (
         two.client.get("/metrics").text
     )
+
+
+def test_a_sound_version_ends_what_a_damaged_one_began(tmp_path: Path) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    write_bundle(tmp_path, "other", 1)
+    damaged = write_bundle(tmp_path, "probe", 2) / "model.onnx"
+    damaged.write_bytes(damaged.read_bytes() + b"\0")
+    (tmp_path / "probe" / "active").write_text("2\n")
+    with running(tmp_path, ready=False, model="probe") as service:
+        assert "model.onnx" in service.client.get("/readyz").json()["detail"]
+        wait_until(lambda: service.state.lifecycle.wants_model)
+        assert service.client.post("/models/other/activate", json={"version": 1}).status_code == 200
+        assert service.client.get("/readyz").status_code == 503  # another model is not what was asked for
+        assert activate(service, 1).status_code == 200
+        assert service.client.get("/readyz").status_code == 200
+        assert answer(service)["model"]["version"] == 1
+
+
+def test_a_model_that_is_long_in_loading_holds_up_neither_deadlines_nor_others(
+    two: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(two.state.store.models_dir, "slow", 1)
+    entered, opened = threading.Semaphore(0), threading.Event()
+    read = Store._read
+
+    def held(*asked: Any) -> Any:
+        entered.release()
+        assert opened.wait(30)
+        return read(*asked)
+
+    monkeypatch.setattr(Store, "_read", held)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        slow = [pool.submit(httpx.post, f"{two.url}/detect?model=slow", files=FILES, timeout=60) for _ in range(8)]
+        assert entered.acquire(timeout=20)
+        body = {"images": [{"data": base64.b64encode(png(grey_picture())).decode()}]}
+        assert two.client.post("/detect", json=body).status_code == 200  # its JSON is read in a thread
+        late = two.client.post("/detect?model=slow", files=FILES, headers={"x-deadline-ms": "50"})
+        assert late.status_code == 504
+        opened.set()
+        assert {each.result().status_code for each in slow} == {200}
+    assert not any(held.leases for held in two.state.store._loaded.values())
 
 
 def test_a_refused_version_leaves_the_one_in_service(two: Service) -> None:

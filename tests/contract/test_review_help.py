@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -64,7 +66,7 @@ def test_a_small_picture_is_a_jpeg_within_its_width(service: Service) -> None:
     assert service.client.get(f"/inspections/{unseen['id']}/image?width=100").status_code == 404
 
 
-def test_past_flaws_and_labels_help_a_reviewer(service: Service) -> None:
+def test_past_flaws_and_labels_help_a_reviewer(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (inspect(service, flawed(seed), "past") for seed in (3, 4))
     review(service, first["id"], label="ink <b>", cause="printer", action="clean it")
     similar = service.client.get(f"/inspections/{second['id']}/similar").json()
@@ -80,6 +82,14 @@ def test_past_flaws_and_labels_help_a_reviewer(service: Service) -> None:
     assert service.client.get(f"{path}?region=0").json() == similar
     for wrong in ("region=1", "region=-1", "place=0"):
         assert service.client.get(f"{path}?{wrong}").status_code == 422
+    assert service.state.records is not None
+    old = service.state.records.inspections.get(second["id"])
+    for older in (old.descriptors[:, :-1], np.concatenate(([[2.0]], old.descriptors[:, 1:]), axis=1)):
+        fake = replace(old, descriptors=older.astype(np.float32))
+        monkeypatch.setattr(service.state.records.inspections, "get", lambda _, fake=fake: fake)
+        answer = service.client.get(path)
+        assert (answer.status_code, answer.json()["cases"]) == (200, [])
+    monkeypatch.undo()
     good = inspect(service, png(grey_picture(300, 400)), "past")
     nothing = service.client.get(f"/inspections/{good['id']}/similar").json()
     assert (nothing["region"], nothing["cases"]) == (None, [])
