@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -17,9 +19,13 @@ def next_version(model_dir: Path) -> int:
 
 
 def write_bundle(model_dir: Path, manifest: Manifest, files: dict[str, bytes]) -> Path:
-    """Write a temporary folder beside, verify it, and rename it whole. Raises BundleRefused when it is not sound."""
-    target = model_dir / str(manifest.version)
-    temporary = model_dir / f".{manifest.version}.{os.getpid()}"
+    """Write a temporary folder beside, verify it, and rename it whole; where it is. Raises BundleRefused when it is not sound.
+
+    When another has meanwhile taken the manifest's version, it becomes the next one that is free.
+    """
+    # others may write the same version, in this process or, of the same pid, in another container; a killed training's
+    # leftovers are found by the pid at the end
+    temporary = model_dir / f".{manifest.version}.{secrets.token_hex(4)}.{os.getpid()}"
     try:
         for name, data in files.items():
             path = temporary / name
@@ -27,8 +33,21 @@ def write_bundle(model_dir: Path, manifest: Manifest, files: dict[str, bytes]) -
             path.write_bytes(data)
         (temporary / "manifest.json").write_text(manifest_text(manifest))
         verify(temporary)
-        temporary.rename(target)
+        while not _renamed(temporary, model_dir / str(manifest.version)):
+            manifest = manifest.model_copy(update={"version": next_version(model_dir)})
+            (temporary / "manifest.json").write_text(manifest_text(manifest))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return target
+    return model_dir / str(manifest.version)
+
+
+def _renamed(folder: Path, target: Path) -> bool:
+    """Rename a folder, unless another one that holds something is there."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True

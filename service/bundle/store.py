@@ -169,6 +169,8 @@ class Store:
             with self._lock:
                 entry.leases -= 1
                 self._drop_retired()
+                gone = self._make_room()  # what answered while another was loaded could not go then
+            _let_go(gone)
 
     def activate(self, name: str, version: int) -> Bundle:
         """Put a version in service: probed in a child process, loaded, warmed up, then swapped at once.
@@ -209,9 +211,7 @@ class Store:
                 with self._lock:
                     self._loaded[name, version] = entry
                     gone = self._make_room((name, version))
-                if gone:
-                    log.info("let go to make room: %s", ", ".join(f"{model} {number}" for model, number in gone))
-                    return_memory()
+                _let_go(gone)
         return entry
 
     def _read(self, name: str, version: int) -> Bundle:
@@ -234,7 +234,7 @@ class Store:
 
     def _write_choice(self, name: str, version: int, before: int | None) -> None:
         folder = self.models_dir / name
-        temporary = folder / f".{_ACTIVE}.{os.getpid()}"
+        temporary = folder / f".{_ACTIVE}.{threading.get_ident()}.{os.getpid()}"  # two threads may write at once
         temporary.write_text(f"{version}\n" if before is None else f"{version}\n{before}\n")
         temporary.replace(folder / _ACTIVE)
 
@@ -247,17 +247,25 @@ class Store:
             return None, None
         return (numbers[0] if numbers else None), (numbers[1] if len(numbers) > 1 else None)
 
-    def _make_room(self, newest: _Key) -> list[_Key]:
-        """Let go, longest unused first, what the budget has no room for beside the `newest`; what they were."""
+    def _make_room(self, newest: _Key | None = None) -> list[Bundle]:
+        """Let go, longest unused first, what the budget has no room for; what it was.
+
+        The `newest` stays, by default the one used last of those not pinned: else one that has no room beside the pinned
+        ones would be loaded anew for each request.
+        """
+        if self.memory_bytes is None:
+            return []
         taken = sum(entry.bundle.resident_bytes for entry in self._loaded.values())
-        gone: list[_Key] = []
-        for key, entry in sorted(self._loaded.items(), key=lambda item: item[1].used):
-            if self.memory_bytes is None or taken <= self.memory_bytes:
+        by_use = sorted(self._loaded, key=lambda key: self._loaded[key].used)
+        free = [key for key in by_use if key[0] not in self.pinned]
+        stays = newest or (free[-1] if free else None)
+        gone: list[Bundle] = []
+        for key in free:
+            if taken <= self.memory_bytes:
                 break
-            if key != newest and key[0] not in self.pinned and not entry.leases:
-                del self._loaded[key]
-                taken -= entry.bundle.resident_bytes
-                gone.append(key)
+            if key != stays and not self._loaded[key].leases:
+                gone.append(self._loaded.pop(key).bundle)
+                taken -= gone[-1].resident_bytes
         return gone
 
     def _drop_retired(self) -> None:
@@ -285,6 +293,19 @@ class Store:
             raise BundleRefused(
                 (done.stderr.strip().splitlines() or [f"{folder}: loading it ended with {done.returncode}"])[-1]
             )
+
+
+def _let_go(gone: list[Bundle]) -> None:
+    """Free bundles in a thread of its own: it takes a while, and a lease may end on the event loop."""
+
+    def free() -> None:
+        gone.clear()
+        return_memory()
+
+    if gone:
+        told = ", ".join(f"{bundle.manifest.name} {bundle.manifest.version}" for bundle in gone)
+        log.info("let go to make room: %s", told)
+        threading.Thread(target=free, name="flawscribe-let-go").start()
 
 
 def _versions(folder: Path) -> list[int]:

@@ -21,15 +21,21 @@ log = logging.getLogger("flawscribe.records")
 _BUSY_MS = 10_000
 _MIGRATION_LOCK = 0x666C6177  # any number that is ours
 _REVIEW_LOCK = _MIGRATION_LOCK + 1
-_WRITES = "flawscribe_writes"
+_NOTICED_IN_SECONDS = {  # a database whose packets are dropped; TCP alone takes a quarter of an hour, or for ever
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
 
 
 class Database:
-    """Transactions for readers and writers. Connections are pooled; any thread may use it."""
+    """Transactions for readers and writers. Connections are pooled; any thread may use it. Those of `writing_engine` are apart,
+    so that no number of slow readers keeps a writer waiting."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, writing_engine: sa.Engine) -> None:
         self.engine = engine
-        self._writing = engine.execution_options(**{_WRITES: True})
+        self.writing_engine = writing_engine
         self._closed = False
 
     @property
@@ -54,13 +60,14 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes; durable when this returns. SQLite: takes the write lock at its begin."""
-        with self._writing.connect() as connection, connection.begin():
+        with self.writing_engine.connect() as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
         """Close every pooled connection; one that is in use, as soon as it comes back."""
         self._closed = True
         self.engine.dispose()
+        self.writing_engine.dispose()
 
 
 def refusal(error: sa.exc.SQLAlchemyError) -> RecordsFailure:
@@ -93,8 +100,8 @@ def open_database(folder: Path, url: str | None = None) -> Database:
 
     Raises SettingsError when it cannot be reached, is of a newer Flawscribe, or is neither SQLite nor PostgreSQL.
     """
-    engine = _postgresql(url) if url else _sqlite(folder)
-    database = Database(engine)
+    engine, writing_engine = _postgresql(url) if url else _sqlite(folder)
+    database = Database(engine, writing_engine)
     try:
         with database.writing() as connection:
             migrate(connection)
@@ -121,29 +128,37 @@ def migrate(connection: sa.Connection, revision: str = "head") -> None:
     command.upgrade(config, revision)
 
 
-def _sqlite(folder: Path) -> sa.Engine:
+def _sqlite(folder: Path) -> tuple[sa.Engine, sa.Engine]:
+    """For readers and for writers."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"records folder {folder}: {error.strerror}") from error
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(folder / "records.sqlite")))
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
+    url = sa.URL.create("sqlite", database=str(folder / "records.sqlite"))
+    engine, writing_engine = sa.create_engine(url), sa.create_engine(url, pool_size=1)
+    sa.event.listen(engine, "begin", _begin_reading)
+    sa.event.listen(writing_engine, "begin", _begin_writing)
+    for each in (engine, writing_engine):
+        sa.event.listen(each, "connect", _prepare_sqlite)
+    return engine, writing_engine
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # the driver's own BEGINs come too late; _begin_sqlite sends them
+    connection.isolation_level = None  # the driver's own BEGINs come too late; those below are sent in their place
     for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _begin_reading(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
-def _postgresql(url: str) -> sa.Engine:
+def _begin_writing(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _postgresql(url: str) -> tuple[sa.Engine, sa.Engine]:
+    """For readers and for writers."""
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError as error:
@@ -152,14 +167,17 @@ def _postgresql(url: str) -> sa.Engine:
         ) from error
     if parsed.drivername not in {"postgresql", "postgres", "postgresql+psycopg"}:
         raise SettingsError(f"FLAWSCRIBE_DATABASE_URL must be postgresql+psycopg://…, not {parsed.drivername}://…")
+    in_seconds = {name: value for name, value in _NOTICED_IN_SECONDS.items() if name not in parsed.query}
+    options: dict[str, Any] = {
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": 10,
+            "options": f"-c synchronous_commit=on -c lock_timeout={_BUSY_MS} -c statement_timeout=60000",
+            **in_seconds,
+        },
+    }
+    url_of_driver = parsed.set(drivername="postgresql+psycopg")
     try:
-        return sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": 10,
-                "options": f"-c synchronous_commit=on -c lock_timeout={_BUSY_MS} -c statement_timeout=60000",
-            },
-        )
+        return sa.create_engine(url_of_driver, **options), sa.create_engine(url_of_driver, pool_size=1, **options)
     except ModuleNotFoundError as error:
         raise SettingsError("PostgreSQL needs psycopg: pip install 'flawscribe[postgres]'") from error

@@ -18,6 +18,8 @@ from service.records.database import Database, refusal
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 _LEAST_WAIT_S = 0.05
+# the database's failures, whatever the work: no connection came free, it cannot be reached, or it was lost
+_DATABASE_FAILS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
 @dataclass(slots=True)
@@ -25,6 +27,7 @@ class _Item:
     work: Work[Any]
     future: Future[Any] = field(default_factory=Future)
     result: Any = None
+    begun: bool = False
     error: Exception | None = None
 
 
@@ -108,7 +111,7 @@ class Writer:
         """All in one transaction; one that refuses is rolled back to its savepoint and does not touch the others."""
         with self._database.writing() as connection:
             for item in items:
-                item.error = None
+                item.begun, item.error = True, None
                 try:
                     with connection.begin_nested():
                         item.result = item.work(connection)
@@ -117,15 +120,16 @@ class Writer:
 
     def _one_by_one(self, items: Sequence[_Item], error: Exception) -> None:
         """After a failed group: each alone, so that only the guilty one fails; all, when it is the database that fails."""
+        again = len(items) > 1 and items[0].begun  # not when no transaction could begin: that would only wait once more
         for place, item in enumerate(items):
-            if len(items) > 1:
+            if again:
                 try:
                     self._commit([item])
                     continue
                 except Exception as own:
                     error = own
             item.error = _told(error)
-            if isinstance(error, sa.exc.OperationalError):
+            if isinstance(error, _DATABASE_FAILS):
                 for rest in items[place + 1 :]:
                     rest.error = _told(error)
                 return

@@ -5,6 +5,7 @@ folder -> splits -> working resolution -> teacher's features -> training -> ONNX
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -31,9 +32,10 @@ from service.bundle.manifest import (
 from service.bundle.manifest import Teacher as TeacherRecord
 from service.bundle.roi import ROI_FILE, read_roi, write_roi
 from service.bundle.verify import digest
+from service.decision.scale import roi_cells
 from service.engine.session import Session
 from service.errors import BadRequest, FlawscribeError
-from service.image.prepare import plan_tiles
+from service.image.prepare import STRIDE, PrepareRecipe, plan_tiles
 from service.image.quality import learn_gate
 from service.training.data import (
     NormalImage,
@@ -124,7 +126,9 @@ def build(
     if settings.steps is not None:
         recipe = replace(recipe, steps=settings.steps)
     teacher, product, judge = _suited(settings, teacher, product, pictures, held_out, device, say)
-    settings = replace(settings, teacher=teacher.name, lighting=product.recipe.lighting)
+    # a file stays as it was given: by its name alone `flawscribe export` would not find it
+    chosen = teacher.name if settings.teacher == AUTO else settings.teacher
+    settings = replace(settings, teacher=chosen, lighting=product.recipe.lighting)
     chooser = _chooser(settings, product, held_out)
     say(f"preparing {len(pictures)} pictures on the {device.type.upper()} (teacher {teacher.name})")
     bank = FeatureBank(pictures, product.recipe, teacher.network.to(device))
@@ -138,7 +142,7 @@ def build(
         seed=settings.seed,
         minutes=settings.minutes,
     )
-    checkpoint = checkpoint_of(Run(settings, splits.fingerprint(), teacher.sha256), obtain is None, say)
+    checkpoint = checkpoint_of(Run(settings, splits.fingerprint(), teacher.sha256, penalty.digest), obtain is None, say)
     detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)
     say("learned; now making the forms that serve, and setting thresholds: some minutes")
     detector, product, chooser, judge = _finished(
@@ -186,7 +190,7 @@ def build(
         samples=_samples(settings.seed, product, sessions[fastest], held_out),
         seconds=seconds,
         recipe=settings.recipe,
-        teacher=settings.teacher,
+        teacher=teacher.name,
         lighting=product.recipe.lighting,
         by_place=isinstance(product.local, Layout),
     )
@@ -238,7 +242,10 @@ def _product(settings: BuildSettings, splits: Splits) -> Product:
         raise BadRequest(f"--layout fixed needs at least {FEWEST} pictures to learn from, all of one size")
     if settings.lighting == "even":
         recipe = recipe.model_copy(update={"lighting": "even"})
-    roi = None if settings.roi is None else _mask(settings.roi, images)
+    roi = None
+    if settings.roi is not None:
+        roi = _mask(settings.roi, images)
+        _require_cells(settings.roi, roi, images, recipe)
     if settings.min_flaw_px is not None:
         smallest = settings.min_flaw_px
     else:  # two cells at working resolution: what the network can tell from noise
@@ -271,6 +278,19 @@ def _mask(file: Path, images: Sequence[NormalImage]) -> NDArray[np.bool_]:
             "train on pictures of one shape"
         )
     return roi
+
+
+def _require_cells(file: Path, roi: NDArray[np.bool_], images: Sequence[NormalImage], recipe: PrepareRecipe) -> None:
+    """Raises BadRequest when the mask lies between the cells of pictures of any size among the `images`: they would have no
+    score, which is found only when thresholds are set, after the training."""
+    for width, height in dict.fromkeys((image.width, image.height) for image in images):
+        plan = plan_tiles(width, height, recipe, global_map=False)
+        if not roi_cells(roi, plan).any():
+            least = math.ceil(STRIDE * max(width / plan.working_width, height / plan.working_height))
+            raise BadRequest(
+                f"{file} is too thin: pictures of {width}x{height} px are looked at every {least} px, and none of these places "
+                f"is in its white. Make it at least {least} px of the picture wide and high, or raise --working-size"
+            )
 
 
 def _suited(

@@ -86,8 +86,8 @@ def find_images(directory: Path) -> list[Path]:
 def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) -> Splits:
     """Read every header, group shots by part, and split the parts 70 % / 10 % / 20 %.
 
-    `group_by`: regular expression searched in the path below the folder; its first group (or the match) names the
-    part. Raises BadRequest naming unreadable files, a wrong expression, or too few parts.
+    `group_by`: regular expression searched in the path below the folder; its first group that takes part (or
+    the match) names the part. Raises BadRequest naming unreadable files, a wrong expression, or too few parts.
     """
     files = find_images(directory)
     parts = [_part(path.relative_to(directory).as_posix(), group_by) for path in files]
@@ -137,7 +137,8 @@ def _part(name: str, group_by: str | None) -> str:
         raise BadRequest(f"--group-by {group_by!r} is not a regular expression: {error}") from error
     if match is None:
         raise BadRequest(f"--group-by {group_by!r} does not match {name!r}")
-    return match.group(1) if match.groups() else match.group(0)
+    taken = (group for group in match.groups() if group is not None)  # of alternatives only one takes part
+    return next(taken, match.group(0))
 
 
 def _header(path: Path) -> PictureHeader | str:

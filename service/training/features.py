@@ -62,7 +62,6 @@ class FeatureBank:
 
     def __init__(self, pictures: Sequence[NDArray[np.uint8]], recipe: PrepareRecipe, teacher: TeacherNetwork) -> None:
         self.teacher = teacher
-        self.device = next(teacher.parameters()).device
         room = _room()
         self.canvases: list[Canvas] = []
         for rgb in pictures:
@@ -75,6 +74,11 @@ class FeatureBank:
                 room -= size
             whole = prepare(rgb, plan)[-1]
             self.canvases.append(Canvas(canvas, whole, features, (plan.rows, plan.columns), whole_cells(plan)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher is now: a trained detector, which shares it, is moved to the CPU."""
+        return next(self.teacher.parameters()).device
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each teacher channel over the cached pictures, float32 [384] (section 3.1)."""

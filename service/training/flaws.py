@@ -22,8 +22,9 @@ def paint_flaw(picture: NDArray[np.uint8], rng: np.random.Generator) -> tuple[ND
     A grey picture stays grey: colour would give every flaw away, and choices made by it would look for colour alone.
     """
     ground = picture.astype(np.float32)
-    maker = _KINDS[int(rng.integers(len(_KINDS)))]
-    changed, opacity = maker(ground, rng)
+    changed, opacity = _KINDS[int(rng.integers(len(_KINDS)))](ground, rng)
+    while opacity.max() <= 0:  # a scratch can miss the picture: that would be a flaw all over, and nothing changed
+        changed, opacity = _KINDS[int(rng.integers(len(_KINDS)))](ground, rng)
     if np.ptp(picture, axis=2).max() <= _GREY:
         changed = np.repeat(changed.mean(axis=2, keepdims=True), 3, axis=2)
     mixed = ground * (1 - opacity[..., None]) + changed * opacity[..., None]

@@ -102,7 +102,12 @@ def export_forms(
     networks: dict[FormName, bytes] = {"float32": store_as_half(plain)}
     rng = np.random.default_rng(0)
     windows = [window.numpy() for window in bank.windows(rng, _QUANTISE_WINDOWS).images.cpu()]
-    windows += [canvas.whole for canvas in bank.canvases[: _QUANTISE_WINDOWS // 3]]
+    # without an autoencoder only a picture of one tile is ever run as a whole, which is that tile
+    windows += [
+        canvas.whole
+        for canvas in bank.canvases[: _QUANTISE_WINDOWS // 3]
+        if detector.autoencoder is not None or canvas.canvas.shape == canvas.whole.shape
+    ]
     faster: dict[FormName, bytes] = {"int8": quantize(plain, windows)}
     if half:
         faster["fp16"] = halve(plain)

@@ -7,11 +7,13 @@ that, and what the logical map then shows is noise, which counts as much as the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import torch
+from torch import nn
 
 from service.image.prepare import whole_cells
-from service.training.network import TEACHER_CHANNELS, Detector, Pdn, mixed_precision, normalise
+from service.training.network import TEACHER_CHANNELS, Detector, mixed_precision, normalise
 from service.training.select import Example
 
 LEAST = 0.05  # share of the features' variance that an autoencoder explains which has learned something
@@ -50,14 +52,14 @@ def explained(detector: Detector, examples: Sequence[Example]) -> float:
 
 def structural_alone(detector: Detector) -> Detector:
     """The same teacher and the half of the student that imitates it."""
-    student = Pdn(detector.student.size, TEACHER_CHANNELS)
-    last = len(student.layers) - 1
-    student.load_state_dict(
-        {
-            name: value[:TEACHER_CHANNELS] if name.startswith(f"layers.{last}.") else value
-            for name, value in detector.student.state_dict().items()
-        }
-    )
+    student = deepcopy(detector.student)
+    last = student.layers[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    # the layers before it stay as wide as they are: each of a medium student's hidden channels serves both halves
+    last.weight = nn.Parameter(last.weight.detach()[:TEACHER_CHANNELS].clone())
+    last.bias = nn.Parameter(last.bias.detach()[:TEACHER_CHANNELS].clone())
+    last.out_channels = student.out_channels = TEACHER_CHANNELS
     alone = Detector(detector.teacher, student, None).to(detector.mean.device).eval()
     alone.mean.copy_(detector.mean)
     alone.std.copy_(detector.std)

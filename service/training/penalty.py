@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +25,11 @@ MOST = 1000  # files of a folder that are taken: 200 MB of crops
 
 class PenaltyImages:
     """Draws penalty images from a folder, whose files are decoded here once, or generates textures where none is given.
-    Nothing is downloaded."""
+    Nothing is downloaded. `digest`: sha256 over the names and contents of the files taken; empty without a folder."""
 
     def __init__(self, folder: Path | None, say: Say | None = None) -> None:
         """`say` is told when only some of the files are taken. Raises BadRequest naming files that cannot be read."""
-        self.crops = [] if folder is None else _crops(folder, say)
+        self.crops, self.digest = ([], "") if folder is None else _crops(folder, say)
 
     def draw(self, rng: np.random.Generator, count: int, side: int = 256) -> Tensor:
         """uint8 [count,side,side,3]: resized to 512, 30 % grey, a centre crop of 256 (paper appendix A.1), and of that a
@@ -44,8 +45,8 @@ class PenaltyImages:
         return np.asarray(image.convert("L").convert("RGB") if rng.random() < 0.3 else image)
 
 
-def _crops(folder: Path, say: Say | None) -> list[NDArray[np.uint8]]:
-    """Centre crops uint8 [256,256,3] of the folder's images, or of MOST of them, evenly taken."""
+def _crops(folder: Path, say: Say | None) -> tuple[list[NDArray[np.uint8]], str]:
+    """Centre crops uint8 [256,256,3] of the folder's images, or of MOST of them, evenly taken, and the digest of those files."""
     files = find_images(folder)
     if len(files) > MOST:
         if say is not None:
@@ -54,12 +55,17 @@ def _crops(folder: Path, say: Say | None) -> list[NDArray[np.uint8]]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(_crop, files))
     require_readable(files, found)
-    return [crop for crop in found if not isinstance(crop, str)]
+    read = [each for each in found if not isinstance(each, str)]
+    lines = [f"{file.relative_to(folder).as_posix()} {content}" for file, (_, content) in zip(files, read, strict=True)]
+    return [crop for crop, _ in read], hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _crop(file: Path) -> NDArray[np.uint8] | str:
+def _crop(file: Path) -> tuple[NDArray[np.uint8], str] | str:
+    """A file's crop and the sha256 of its content, or why it cannot be read."""
+    data = file.read_bytes()
     try:
-        rgb = decode(file.read_bytes(), MAX_PIXELS)
+        rgb = decode(data, MAX_PIXELS)
     except FlawscribeError as error:
         return error.detail
-    return np.asarray(Image.fromarray(rgb).resize((512, 512), Image.Resampling.BILINEAR).crop((128, 128, 384, 384)))
+    image = Image.fromarray(rgb).resize((512, 512), Image.Resampling.BILINEAR).crop((128, 128, 384, 384))
+    return np.asarray(image), hashlib.sha256(data).hexdigest()

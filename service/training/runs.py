@@ -46,17 +46,20 @@ class BuildSettings:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a checkpoint belongs to: going on from it makes sense only for the same settings, images and teacher."""
+    """What a checkpoint belongs to: going on from it makes sense only for the same settings, images, penalty images and teacher."""
 
     settings: BuildSettings
     images: str  # fingerprint
     teacher: str  # sha256
+    penalty: str | None = None  # digest of the penalty images; None in records from before they had one
 
     def trains_as(self, other: Run) -> bool:
-        """Whether both train alike. What is settled behind the last step may differ: it costs minutes, and no training."""
-        names = ("layout", "false_reject_rate", "mm_per_pixel", "half", "models_dir", "runs_dir")
-        behind: dict[str, Any] = {name: getattr(other.settings, name) for name in names}
-        return replace(self, settings=replace(self.settings, **behind)) == other
+        """Whether both train alike. What is settled behind the last step may differ: it costs minutes, and no training. So may
+        the words by which a teacher was asked for: its sha256 tells which it is."""
+        names = ("layout", "false_reject_rate", "mm_per_pixel", "half", "models_dir", "runs_dir", "teacher")
+        alike: dict[str, Any] = {name: getattr(other.settings, name) for name in names}
+        penalty = self.penalty if other.penalty is not None else None  # as before: the folder alone is compared
+        return replace(self, settings=replace(self.settings, **alike), penalty=penalty) == other
 
 
 def checkpoint_of(run: Run, starts: bool, say: Say) -> Path:
@@ -70,9 +73,11 @@ def checkpoint_of(run: Run, starts: bool, say: Say) -> Path:
     recorded = _recorded(record)
     if checkpoint.exists() and (recorded is None or not run.trains_as(recorded)):
         if not starts:
-            raise BadRequest(f"the images or the teacher have changed since {checkpoint} was made; train anew")
+            raise BadRequest(
+                f"the images, penalty images or teacher have changed since {checkpoint} was made; train anew"
+            )
         checkpoint.replace(folder / "checkpoint.old.pt")
-        say(f"{folder} held another training (settings, images or teacher differ): starting anew")
+        say(f"{folder} held another training (settings, images, penalty images or teacher differ): starting anew")
     record.write_bytes(TypeAdapter(Run).dump_json(run, indent=1))
     return checkpoint
 

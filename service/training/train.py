@@ -205,7 +205,10 @@ class Trainer:
             "best": self.best,
             "settled": self.settled,
             "history": asdict(self.history),
+            "random": torch.get_rng_state(),  # the autoencoder's dropout draws from it
         }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         temporary = checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
         temporary.replace(checkpoint)
@@ -220,6 +223,10 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.end, self.best, self.settled = state["end"], state["best"], state["settled"]
         self.history = History(**state["history"])
+        if "random" in state:  # not in checkpoints of before
+            torch.set_rng_state(state["random"].cpu())
+        if "random_cuda" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
         return int(state["step"])
 
 

@@ -21,6 +21,7 @@ from service.errors import Conflict
 
 _PATIENCE_S = 5.0  # between SIGTERM and SIGKILL
 _LOOK_S = 0.05
+_PROBES, _PROBE_S = 20, 0.01  # how often, and after what pause, a start looks again while others only look at the lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,8 @@ def start(lock: Path, training: str, command: Sequence[str], log: Path) -> subpr
     """Start `command` under the lock; its output is added to `log`. Raises Conflict when another holds the lock."""
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _try_lock(handle):
-            other = holder(lock)
-            raise Conflict(f"training {other.training if other else '(unknown)'} is running; one at a time")
+        _take(handle, lock)
+        os.truncate(handle, 0)  # the one before is over: nobody shall take it for the one that starts
         with log.open("ab") as output:
             child = subprocess.Popen(
                 command,
@@ -52,7 +52,6 @@ def start(lock: Path, training: str, command: Sequence[str], log: Path) -> subpr
                 start_new_session=True,
                 pass_fds=(handle,),
             )
-        os.truncate(handle, 0)
         os.pwrite(handle, json.dumps({"training": training, "pid": child.pid}).encode(), 0)
     finally:
         os.close(handle)  # the child's copy holds the lock from here on
@@ -66,7 +65,7 @@ def holder(lock: Path) -> Holder | None:
     except OSError:
         return None
     try:
-        if _try_lock(handle):
+        if _try_lock(handle, shared=True):  # so that two who look do not see each other
             return None
         held = json.loads(os.pread(handle, 4096, 0))
         return Holder(held["training"], held["pid"])
@@ -88,12 +87,23 @@ def end(lock: Path, held: Holder) -> None:
             time.sleep(_LOOK_S)
 
 
-def _try_lock(handle: int) -> bool:
-    """Take the lock unless another has it; it goes when the handle is closed."""
+def _take(handle: int, lock: Path) -> None:
+    """Take the lock, over those who only look at it for a moment. Raises Conflict when another holds it."""
+    for _ in range(_PROBES):
+        if _try_lock(handle):
+            return
+        if other := holder(lock):
+            raise Conflict(f"training {other.training} is running; one at a time")
+        time.sleep(_PROBE_S)
+    raise Conflict("training (unknown) is running; one at a time")
+
+
+def _try_lock(handle: int, *, shared: bool = False) -> bool:
+    """Take the lock unless another has it; `shared`: beside others who share it. It goes when the handle is closed."""
     import fcntl  # noqa: PLC0415 - not on Windows, where the service does without trainings
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from service.bundle import folder as folder_module
+from service.bundle import recalibrate
 from service.bundle.conformal import limits
 from service.bundle.recalibrate import LEAST_PARTS, recalibrated, rescored, with_threshold
 from service.bundle.store import EngineOptions, Store, load_bundle
@@ -52,6 +57,44 @@ def test_a_form_that_is_not_there_and_an_unsound_folder_are_refused(tmp_path: Pa
     with pytest.raises(BundleRefused):
         with_threshold(folder, "float32", 0.4, 1)
     assert [path.name for path in (tmp_path / "probe").iterdir()] == ["1"]
+
+
+def test_two_that_write_the_same_version_at_once_write_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_bundle(tmp_path, "probe", 1)
+    original, both = recalibrate.next_version, threading.Barrier(2)
+
+    def same(model_dir: Path) -> int:
+        version = original(model_dir)
+        both.wait(30)
+        return version
+
+    monkeypatch.setattr(recalibrate, "next_version", same)
+    wanted = (0.4, 0.45)
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(with_threshold, folder, "float32", reject, 1) for reject in wanted]
+        made = [future.result(30) for future in writing]
+    assert sorted(path.name for path in (tmp_path / "probe").iterdir()) == ["1", "2", "3"]
+    for place, reject in zip(made, wanted, strict=True):
+        bundle = load_bundle(place, CPU)
+        assert (str(bundle.manifest.version), bundle.form.reject_threshold) == (place.name, reject)
+
+
+def test_a_bundle_on_its_way_is_found_by_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed training's is removed by that, see Trainings."""
+    seen = []
+    verify = folder_module.verify
+
+    def look(folder: Path) -> None:
+        seen.append((folder, list(folder.parent.glob(f".*.{os.getpid()}"))))
+        verify(folder)
+
+    monkeypatch.setattr(folder_module, "verify", look)
+    folder = write_bundle(tmp_path, "probe", 1)
+    for _ in range(2):
+        with_threshold(folder, "float32", 0.4, 1)
+    (first, found), (second, _) = seen
+    assert found == [first]
+    assert first.name != second.name
 
 
 START, SECOND = datetime(2026, 3, 9, tzinfo=UTC), timedelta(seconds=1)

@@ -244,6 +244,21 @@ def test_a_pinned_choice_outlives_a_new_version_and_a_restart(store: Store) -> N
     assert (again.active_version("probe"), in_service(again)) == (2, 2)
 
 
+def test_two_threads_keep_the_same_choice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, both = Path.write_text, threading.Barrier(2)
+
+    def together(path: Path, text: str) -> int:
+        count = original(path, text)
+        both.wait(30)  # neither is in place before both are written
+        return count
+
+    monkeypatch.setattr(Path, "write_text", together)
+    with ThreadPoolExecutor(2) as pool:
+        for kept in [pool.submit(store.keep_choice, "probe") for _ in range(2)]:
+            kept.result(30)
+    assert sorted(path.name for path in (store.models_dir / "probe").iterdir()) == ["1", "2", "active"]
+
+
 def test_a_new_name_that_was_pinned_answers_once_it_is_activated(store: Store) -> None:
     store.keep_choice("bracket")
     assert store.names() == ["probe"]
@@ -298,6 +313,21 @@ def test_a_model_that_answers_stays_whatever_the_budget(crowd: Store) -> None:
         assert loaded(crowd) == {"one", "two", "three"}
     with crowd.lease("four"):
         assert len(loaded(crowd)) == 2
+
+
+def test_models_that_answered_together_make_room_once_they_have(crowd: Store) -> None:
+    with crowd.lease("one"), crowd.lease("two"), crowd.lease("three"):
+        assert crowd.resident_bytes > crowd.memory_bytes
+    assert loaded(crowd) == {"one", "three"}
+    assert crowd.resident_bytes <= crowd.memory_bytes
+
+
+def test_a_model_without_room_beside_the_pinned_stays_between_its_requests(crowd: Store) -> None:
+    crowd.pinned, crowd.memory_bytes = frozenset({"one"}), 1
+    for name in ("one", "two", "three", "one"):
+        with crowd.lease(name):
+            pass
+    assert loaded(crowd) == {"one", "three"}
 
 
 def test_a_pinned_model_stays(crowd: Store) -> None:

@@ -139,3 +139,25 @@ def test_a_connection_in_use_while_closing_is_closed_when_it_comes_back(tmp_path
         in_use: Any = connection.connection.driver_connection
         database.close()
     assert in_use.closed
+
+
+@pytest.mark.parametrize(("query", "idle"), [("", "5"), ("?keepalives_idle=30", "30")])
+def test_a_database_whose_packets_are_dropped_is_noticed(
+    tmp_path: Path, postgres_url: str, query: str, idle: str
+) -> None:
+    database = open_database(tmp_path, postgres_url + query)
+    for open_transaction in (database.reading, database.writing):
+        with open_transaction() as connection:
+            driver: Any = connection.connection.driver_connection
+            told = driver.info.get_parameters()
+            assert (told["keepalives_idle"], told["tcp_user_timeout"]) == (idle, "15000")
+            assert (told["keepalives_interval"], told["keepalives_count"]) == ("2", "3")
+    database.close()
+
+
+def test_closing_closes_the_connections_of_writers_too(tmp_path: Path, database_url: str | None) -> None:
+    database = open_database(tmp_path, database_url)
+    with database.reading():
+        pass
+    database.close()
+    assert [engine.pool.checkedin() for engine in (database.engine, database.writing_engine)] == [0, 0]

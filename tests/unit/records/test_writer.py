@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from service.errors import NoSuchRecord, RecordsBusy, RecordsFailure
+from service.records import database as database_module
 from service.records.schema import accepted_labels
-from service.records.store import Records
+from service.records.store import Records, RecordsOptions
 from service.records.writer import Writer
 from tests.unit.records.making import START
 
@@ -48,7 +51,8 @@ class Held:
 
 def test_what_waits_is_committed_together_and_is_there_once_acknowledged(records: Records) -> None:
     commits = []
-    sa.event.listen(records.database.engine, "commit", lambda connection: commits.append(1))
+    for engine in (records.database.engine, records.database.writing_engine):
+        sa.event.listen(engine, "commit", lambda connection: commits.append(1))
     held = Held(records.writer)
     futures = [records.writer.submit(labelled(str(number))) for number in range(50)]
     assert not any(future.done() for future in futures)
@@ -111,6 +115,82 @@ def test_a_commit_that_fails_acknowledges_nothing(
             future.result(20)
     assert "disk full" in caplog.text
     assert written(records) == set()
+
+
+def test_readers_of_all_connections_do_not_keep_the_writer_waiting(records: Records) -> None:
+    pool = records.database.engine.pool
+    assert isinstance(pool, sa.QueuePool)
+    with ExitStack() as reading:
+        for _ in range(pool.size() + pool._max_overflow):
+            reading.enter_context(records.database.reading())
+        assert records.writer.submit(labelled("a")).result(20) == "a"
+    assert written(records) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("error", "begins", "tries"),
+    [
+        # nothing could begin: the group fails at once
+        (sa.exc.TimeoutError("no connection came free"), False, 1),
+        (sa.exc.OperationalError("BEGIN IMMEDIATE", None, Exception("database is locked")), False, 1),
+        (sa.exc.InterfaceError("SELECT 1", None, Exception("the connection is closed")), False, 1),
+        # it was lost on the way: the first is tried again, to see whether it is back
+        (sa.exc.OperationalError("COMMIT", None, Exception("the connection is lost")), True, 2),
+        (sa.exc.InterfaceError("COMMIT", None, Exception("the connection is closed")), True, 2),
+    ],
+)
+def test_a_database_that_fails_is_not_waited_for_once_for_each(
+    records: Records, monkeypatch: pytest.MonkeyPatch, error: sa.exc.SQLAlchemyError, begins: bool, tries: int
+) -> None:
+    original, tried = records.database.writing, []
+
+    @contextmanager
+    def failing() -> Any:
+        tried.append(1)
+        if not begins:
+            raise error
+        with original() as connection:
+            yield connection
+            raise error
+
+    held = Held(records.writer)
+    monkeypatch.setattr(records.database, "writing", failing)
+    futures = [records.writer.submit(labelled(str(number))) for number in range(5)]
+    held.let_go()
+    for future in futures:
+        with pytest.raises(RecordsFailure, match=type(error).__name__):
+            future.result(20)
+    assert len(tried) == tries
+    assert written(records) == set()
+
+
+def test_a_database_that_another_process_locks_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database_module, "_BUSY_MS", 1)
+    records = Records(RecordsOptions(tmp_path))
+    other = sqlite3.connect(tmp_path / "records.sqlite", isolation_level=None, check_same_thread=False)
+    original, tried = records.database.writing, []
+
+    def locked() -> Any:
+        if not tried:
+            other.execute("BEGIN IMMEDIATE")
+        tried.append(1)
+        return original()
+
+    held = Held(records.writer)
+    monkeypatch.setattr(records.database, "writing", locked)
+    futures = [records.writer.submit(labelled(str(number))) for number in range(5)]
+    held.let_go()
+    for future in futures:
+        with pytest.raises(RecordsFailure, match="OperationalError"):
+            future.result(20)
+    assert len(tried) == 1
+    assert "database is locked" in caplog.text
+    other.execute("ROLLBACK")
+    other.close()
+    assert records.writer.submit(labelled("later")).result(20) == "later"
+    records.close()
 
 
 def test_a_full_queue_says_when_to_come_back(records: Records) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -21,9 +22,10 @@ from service.bundle.store import EngineOptions, load_bundle
 from service.bundle.verify import verify
 from service.errors import BadRequest
 from service.image.decode import decode
+from service.image.prepare import PrepareRecipe
 from service.training import logical
-from service.training.build import _mask, build
-from service.training.data import load_pictures, split_folder
+from service.training.build import _mask, _require_cells, build
+from service.training.data import NormalImage, load_pictures, split_folder
 from service.training.export import store_as_half, to_onnx
 from service.training.network import Detector
 from service.training.recipes import recipe_named
@@ -251,8 +253,7 @@ def laden(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildSe
         name="laden",
         models_dir=folder / "models",
         runs_dir=folder / "runs",
-        teacher="pdn-small",
-        teachers_dir=root / "models" / "teachers",
+        teacher=str(root / "models" / "teachers" / "pdn-small.safetensors"),
         minutes=30,
         global_map=False,
         group_by=group_by,
@@ -339,6 +340,67 @@ def test_a_mask_that_shows_nothing_is_refused(tmp_path: Path) -> None:
             _mask(tmp_path / f"{name}.png", ())
 
 
+@pytest.mark.parametrize(("height", "fits"), [(2, False), (4, True)])
+def test_a_mask_between_the_cells_is_refused_before_any_picture_is_decoded(
+    height: int, fits: bool, settings: BuildSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of 200x150 px, judged at their own size: the cells are in every fourth row."""
+    mask = np.zeros((150, 200), np.uint8)
+    mask[61 : 61 + height] = 255
+    Image.fromarray(mask).save(tmp_path / "thin.png")
+
+    class Loaded(Exception):
+        pass
+
+    def load(*_: object) -> None:
+        raise Loaded
+
+    monkeypatch.setattr("service.training.build.load_pictures", load)
+    asked = replace(settings, roi=tmp_path / "thin.png")
+    if fits:
+        with pytest.raises(Loaded):
+            build(asked, lambda _: None)
+        return
+    with pytest.raises(BadRequest, match=r"thin\.png.*at least 4 px.*--working-size"):
+        build(asked, lambda _: None)
+
+
+@pytest.mark.parametrize("width", [8, 800, 1001])
+def test_a_mask_as_wide_as_is_said_has_cells_wherever_it_lies(width: int) -> None:
+    recipe = PrepareRecipe(value=300)
+    image = NormalImage(Path("a.png"), "a", width, width)
+    roi = np.zeros((width, width), bool)
+    roi[0] = True
+    least = None
+    for row in range(1, width - 1):  # the first row that no cell is in
+        roi[:] = False
+        roi[row] = True
+        try:
+            _require_cells(Path("a.png"), roi, [image], recipe)
+        except BadRequest as error:
+            least = int(re.findall(r"at least (\d+) px", error.detail)[0])
+            break
+    if least is None:  # cells are finer than pixels
+        assert width == 8
+        return
+    for start in range(width - least + 1):
+        roi[:] = False
+        roi[start : start + least] = True
+        _require_cells(Path("a.png"), roi, [image], recipe)
+
+
+def test_a_mask_must_show_cells_of_every_size(tmp_path: Path) -> None:
+    roi = np.zeros((150, 200), bool)
+    roi[60] = True
+    images = [NormalImage(Path(f"{width}.png"), "a", width, width * 3 // 4) for width in (200, 800)]
+    recipe = PrepareRecipe(rule="scale", value=1)
+    for order in (images, images[::-1]):
+        _require_cells(tmp_path, roi, order[:1], recipe)
+    roi = np.roll(roi, 1, axis=0)
+    with pytest.raises(BadRequest, match="of 200x150 px"):
+        _require_cells(tmp_path, roi, images[::-1], recipe)
+
+
 @pytest.mark.parametrize("smallest", [0.0, -1.0, float("nan"), float("inf"), 201.0])
 def test_a_smallest_flaw_that_cannot_be_is_refused_before_any_picture_is_decoded(
     smallest: float, settings: BuildSettings, monkeypatch: pytest.MonkeyPatch
@@ -402,6 +464,25 @@ def test_a_stopped_run_can_be_exported_as_the_next_version(
         build(replace(settings, working_size=220), lambda _: None, obtain=Trainer.best_so_far)
     with pytest.raises(BadRequest, match="nothing has been trained"):
         build(replace(settings, name="other"), lambda _: None, obtain=Trainer.best_so_far)
+
+
+def test_a_teacher_s_file_is_found_again(laden: tuple[BuildSettings, Path, list[str]]) -> None:
+    settings, folder, _ = laden
+    kept = remembered(settings.runs_dir / settings.name)
+    assert kept.teacher == settings.teacher
+
+    class Reached(Exception):
+        pass
+
+    def obtain(*_: object) -> Any:
+        raise Reached
+
+    with pytest.raises(Reached):  # as `flawscribe export`
+        build(replace(kept, teachers_dir=folder / "elsewhere"), lambda _: None, obtain=obtain)
+    assert verify(folder).manifest.teacher.name == "pdn-small"
+    page = (folder / "report.html").read_text()
+    assert "Teacher pdn-small, " in page
+    assert settings.teacher not in page
 
 
 def test_what_is_settled_behind_the_last_step_may_change_without_a_training(

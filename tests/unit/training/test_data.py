@@ -11,6 +11,7 @@ from service.image.prepare import PrepareRecipe
 from service.settings import Settings
 from service.training.data import (
     NormalImage,
+    _part,
     choose_recipe,
     decoding_scale,
     load_pictures,
@@ -39,6 +40,27 @@ def test_splits_are_disjoint_by_part_and_use_everything(tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [21, 3, 6]
     assert splits == split_folder(tmp_path, group_by=r"part(\d+)")
     assert splits.fingerprint() != split_folder(tmp_path, group_by=r"part(\d+)", seed=1).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("expression", "name", "part"),
+    [
+        (r"part(\d+)", "part07_a.png", "07"),
+        (r"part\d+", "part07_a.png", "part07"),
+        (r"part(\d+)|tile(\d+)", "part07_a.png", "07"),
+        (r"part(\d+)|tile(\d+)", "tile08_a.png", "08"),
+        (r"tile\d+(_b)?", "tile08_a.png", "tile08"),
+    ],
+)
+def test_a_part_is_named_by_the_first_group_that_took_part(expression: str, name: str, part: str) -> None:
+    assert _part(name, expression) == part
+
+
+def test_parts_of_either_alternative_are_told_apart(tmp_path: Path) -> None:
+    for k in range(24):
+        write(tmp_path / f"{'part' if k < 12 else 'tile'}{k:02}_{k % 2}.png")
+    images = split_folder(tmp_path, group_by=r"part(\d+)|tile(\d+)").images
+    assert {image.part for image in images} == {f"{k:02}" for k in range(24)}
 
 
 def test_the_first_pictures_of_each_use_stand_for_all(tmp_path: Path) -> None:

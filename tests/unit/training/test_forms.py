@@ -142,3 +142,26 @@ def test_a_faster_form_is_kept_that_tells_painted_flaws_as_well(
     made = forms_module.export_forms(unused, bank, judge, said.append, half=False)
     assert made == {"float32": b"float32"} | ({"int8": b"int8"} if kept else {})
     assert ("is kept" if kept else "is left out") in said[0]
+
+
+@pytest.mark.parametrize(("autoencoder", "tiles", "shown"), [(None, 2, False), (None, 1, True), ("there", 2, True)])
+def test_int8_s_ranges_are_those_of_what_is_run(
+    autoencoder: str | None, tiles: int, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of several tiles is never run as a whole by a network without an autoencoder."""
+    monkeypatch.setattr(forms_module, "to_onnx", lambda detector: b"plain")
+    monkeypatch.setattr(forms_module, "store_as_half", lambda plain: b"float32")
+    calibrated_on: list[np.ndarray] = []
+    monkeypatch.setattr(forms_module, "quantize", lambda plain, windows: calibrated_on.extend(windows) or b"int8")
+    monkeypatch.setattr(forms_module, "has_openvino", lambda: False)
+    monkeypatch.setattr(forms_module, "open_form", lambda network, name: SimpleNamespace(run=name))
+    whole = np.full((256, 256, 3), 7, np.uint8)
+    canvas = SimpleNamespace(canvas=np.zeros((256, 32 + 224 * tiles, 3), np.uint8), whole=whole)
+    bank: Any = SimpleNamespace(
+        windows=lambda rng, count: SimpleNamespace(images=torch.from_numpy(WINDOWS)), canvases=[canvas]
+    )
+    judge: Any = SimpleNamespace(separation_of=lambda run: 1.0)
+    detector: Any = SimpleNamespace(autoencoder=autoencoder)
+    forms_module.export_forms(detector, bank, judge, lambda text: None, half=False)
+    assert len(calibrated_on) == len(WINDOWS) + shown
+    assert (calibrated_on[-1] is whole) == shown

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from service.engine.session import open_session
 from service.image.prepare import PrepareRecipe
+from service.training.export import Served, measure_parity, require_parity, to_onnx
 from service.training.logical import LEAST, explained, structural_alone, without_idle_autoencoder
-from service.training.network import Autoencoder, Detector, Pdn
+from service.training.network import PDN_SIZES, TEACHER_CHANNELS, Autoencoder, Detector, Pdn, PdnSize
 from service.training.select import Selection
 
 RECIPE = PrepareRecipe(value=300)
@@ -50,10 +52,30 @@ def test_what_an_autoencoder_explains(painted: Selection, detector: Detector, sh
     assert (kept is knowing) == (expected >= LEAST) == (not said)
 
 
-def test_what_is_left_is_the_same_structural_map(painted: Selection, detector: Detector) -> None:
+@pytest.mark.parametrize("size", PDN_SIZES)
+@torch.no_grad()
+def test_what_is_left_is_the_same_structural_map(painted: Selection, size: PdnSize) -> None:
+    torch.manual_seed(0)
+    detector = Detector(Pdn(size), Pdn(size, 2 * TEACHER_CHANNELS), Autoencoder()).eval()
+    detector.mean.fill_(0.01)
+    detector.std.fill_(0.5)
     alone = structural_alone(detector)
     assert alone.autoencoder is None
+    assert (alone.student.out_channels, detector.student.out_channels) == (TEACHER_CHANNELS, 2 * TEACHER_CHANNELS)
     windows = torch.from_numpy(painted.examples[0].windows[:1])
-    torch.testing.assert_close(alone(windows)[0], detector(windows)[0])
+    before = detector(windows)[0]
+    torch.testing.assert_close(alone(windows)[0], before)
+    assert len(alone(windows)) == 2
+    torch.testing.assert_close(Served(alone).eval()(windows)[0], before, rtol=1e-3, atol=1e-4)  # what is exported
     with pytest.raises(ValueError, match="no autoencoder"):
         explained(alone, painted.examples)
+
+
+def test_what_is_left_of_a_medium_student_is_exported(painted: Selection) -> None:
+    torch.manual_seed(0)
+    detector = Detector(Pdn("medium"), Pdn("medium", 2 * TEACHER_CHANNELS), Autoencoder()).eval()
+    alone = structural_alone(detector)
+    windows = painted.examples[0].windows[:1]
+    session = open_session(to_onnx(alone), form="float32", provider="cpu")
+    assert session.run(windows).logical is None
+    require_parity(measure_parity(alone, session, windows, (1,)))

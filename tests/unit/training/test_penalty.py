@@ -60,6 +60,21 @@ def test_of_many_files_some_are_taken_evenly(tmp_path: Path, monkeypatch: pytest
     assert len(said) == 1
 
 
+def test_the_digest_is_of_the_files_that_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training.penalty.MOST", 4)
+    plain(tmp_path, 8)  # every second is taken
+    digest = PenaltyImages(tmp_path).digest
+    assert PenaltyImages(None).digest == ""
+    assert len(digest) == 64
+    (tmp_path / "001.png").write_bytes((tmp_path / "002.png").read_bytes())
+    assert PenaltyImages(tmp_path).digest == digest
+    (tmp_path / "000.png").write_bytes((tmp_path / "002.png").read_bytes())
+    changed = PenaltyImages(tmp_path).digest
+    assert changed != digest
+    (tmp_path / "004.png").rename(tmp_path / "0035.png")  # in the same place of the order
+    assert PenaltyImages(tmp_path).digest not in (digest, changed)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     plain(tmp_path, 3)
     torn = tmp_path / "001.png"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.background import step_behind
 from service.errors import Conflict
-from service.trainings.process import end, holder, start
+from service.trainings import process
+from service.trainings.process import Holder, end, holder, start
 from tests.contract.serving import wait_until
 
 
@@ -69,6 +74,74 @@ def test_a_child_is_found_again_after_its_starter_is_gone(tmp_path: Path) -> Non
     assert held.training == "left"
     end(lock, held)
     assert holder(lock) is None
+
+
+ENDED = '{"training": "ended", "pid": 1}'  # what a training that is over leaves in the lock
+
+
+def test_two_who_look_at_once_do_not_see_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text(ENDED)
+    original, both = fcntl.flock, threading.Barrier(2)
+
+    def together(handle: int, how: int) -> None:
+        try:
+            original(handle, how)
+        finally:
+            both.wait(30)
+
+    monkeypatch.setattr(fcntl, "flock", together)
+    with ThreadPoolExecutor(2) as pool:
+        assert [found.result(30) for found in [pool.submit(holder, lock) for _ in range(2)]] == [None, None]
+
+
+def test_a_look_at_the_lock_does_not_keep_a_training_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text(ENDED)
+    looking = os.open(lock, os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    pauses: list[float] = []
+
+    def look_ends(seconds: float) -> None:
+        pauses.append(seconds)
+        os.close(looking)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.time, "sleep", look_ends)
+        child = start(lock, "first", [sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log")
+    held = holder(lock)
+    assert held == Holder("first", child.pid)
+    end(lock, held)
+    child.wait(10)
+    assert len(pauses) == 1
+
+
+def test_a_lock_that_is_never_given_back_is_a_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "lock"
+    looking = os.open(lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(process.time, "sleep", lambda seconds: None)
+    with pytest.raises(Conflict, match="unknown"):
+        start(lock, "first", [sys.executable, "-c", ""], tmp_path / "log")
+    os.close(looking)
+
+
+def test_while_a_training_starts_the_one_before_does_not_hold_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text(ENDED)
+    original, seen = subprocess.Popen, []
+
+    def launch(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        seen.append(holder(lock))
+        return original(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", launch)
+    start(lock, "first", [sys.executable, "-c", ""], tmp_path / "log").wait(30)
+    assert seen == [None]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
