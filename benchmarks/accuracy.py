@@ -22,6 +22,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.machine import describe
+from benchmarks.pages import filled
 from service.bundle.manifest import AUTO
 from service.bundle.store import EngineOptions, load_bundle
 from service.samples import KINDS, write_dataset
@@ -186,9 +187,7 @@ def with_tables(page: str) -> str:
         ("accuracy", table(kept["rows"]), sources[0]),
         ("layout", layout_table(), " and ".join(sources)),
     ):
-        begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
-        before, _, rest = page.partition(begin)
-        page = f"{before}{begin}\n{told}\n\n{named}{source}\n{end}{rest.partition(end)[2]}"
+        page = filled(page, part, f"{told}\n\n{named}{source}")
     return page
 
 

@@ -19,11 +19,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import describe
+from benchmarks.pages import Row, filled, markdown
 from service.bundle.verify import read_manifest
 from service.settings import environment
 
@@ -52,7 +52,6 @@ COMMANDS: dict[str, list[str]] = {
     "cpu_threads_1": [*THREADS, "--cores", "1"],
 }
 SETTINGS: dict[str, dict[str, object]] = {"service_int8": {"precision": "int8"}, "service_16": {"queue_windows": 64}}
-Row = dict[str, Any]
 
 
 def run(name: str, command: Sequence[str], bundle: Path, **more: str) -> None:
@@ -101,18 +100,6 @@ def flawed_picture(folder: Path) -> Path:
     """A picture of a part with a black thread."""
     subprocess.run([*FLAWSCRIBE, "samples", "polka-dot", str(folder / "flawed"), "--good", "1"], cwd=ROOT, check=True)
     return folder / "flawed" / "test" / "black_thread" / "000.png"
-
-
-def markdown(rows: Iterable[Row], columns: dict[str, str]) -> str:
-    """A table of `columns`: key in the rows -> heading."""
-    lines = [f"| {' | '.join(columns.values())} |", "|" + "---|" * len(columns)]
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(row.get(key)) for key in columns) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def network(result: Row) -> str:
@@ -367,10 +354,7 @@ def with_tables(page: str) -> str:
             link = f"[{source}.json](../benchmarks/results/{source}.json)"
             cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
             told = f"{write(result)}\n\n{machine['processor']}, {cores}: {link}"
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, _, rest = page.partition(begin)
-        if rest:
-            page = f"{before}{begin}\n{told}\n{end}{rest.partition(end)[2]}"
+        page = filled(page, name, told)
     return page
 
 

@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.accuracy import REAL, TILES, prepare_set
 from benchmarks.machine import describe
+from benchmarks.pages import Row, filled, markdown
 from service.decision.scale import picture_map
 from service.image.decode import decode
 from service.image.prepare import plan_tiles, prepare
@@ -48,8 +49,8 @@ from service.training.train import Trainer
 from service.types import AnomalyMap, TilePlan, WindowMaps
 
 RESULTS = Path("benchmarks/results/recipes.json")
+PAGE = Path("docs/accuracy.md")
 CURVE = {"default": (50, 100, 200, 400, 800), "paper": (200, 500, 1000, 2000)}
-Row = dict[str, Any]
 
 
 class Material:
@@ -185,8 +186,25 @@ def kept_rows() -> dict[str, Any]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": describe()}
 
 
+def with_tables(page: str) -> str:
+    """The page with both tables made anew from the result file."""
+    kept = kept_rows()
+    machine = kept["machine"]
+    source = f"{machine['processor']}, {machine['cores']} cores: [{RESULTS.name}](../{RESULTS})"
+    told = {
+        "curve": {"set": "set", "recipe": "recipe", "steps": "steps", "tflop": "TFLOP", "image_auroc": "image AUROC"},
+        "ablations": {"set": "set", "variant": "variant", "steps": "steps", "image_auroc": "image AUROC"},
+    }
+    for part, columns in told.items():
+        rows = sorted(
+            kept.get(part, []), key=lambda row: (row["set"], row.get("recipe", ""), row["tflop"] * (part == "curve"))
+        )
+        page = filled(page, part, f"{markdown(rows, columns)}\n\n{source}")
+    return page
+
+
 def main() -> None:
-    """Run what has no row yet."""
+    """Run what has no row yet, then write the tables of docs/accuracy.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = (*KINDS, *REAL, *TILES)
     parser.add_argument("--sets", nargs="+", choices=names, default=["bottle", "brushed-metal"])
@@ -207,6 +225,7 @@ def main() -> None:
                 told = {"set": name, "teacher": ready.teacher.name, **row}
                 print(told, flush=True)
                 keep(kind, told)
+    PAGE.write_text(with_tables(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from service.bundle.verify import manifest_text, verify
 
 def next_version(model_dir: Path) -> int:
     """One more than the highest version there; 1 in a folder that is new."""
-    taken = [int(path.name) for path in model_dir.iterdir() if path.name.isdigit()] if model_dir.is_dir() else []
+    taken = [int(path.name) for path in model_dir.iterdir() if path.name.isdecimal()] if model_dir.is_dir() else []
     return max(taken, default=0) + 1
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy, performance
+from benchmarks import accuracy, performance, recipes
 
 
 @pytest.mark.parametrize(
     ("page", "with_tables"),
-    [("docs/performance.md", performance.with_tables), ("docs/accuracy.md", accuracy.with_tables)],
+    [
+        ("docs/performance.md", performance.with_tables),
+        ("docs/accuracy.md", accuracy.with_tables),
+        ("docs/accuracy.md", recipes.with_tables),
+    ],
 )
 def test_tables_are_those_of_the_result_files(
     page: str, with_tables: Callable[[str], str], root: Path, monkeypatch: pytest.MonkeyPatch
