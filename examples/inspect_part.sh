@@ -14,7 +14,7 @@ if ! curl --silent --show-error --fail-with-body --output "$answer" \
   --retry 8 --retry-connrefused --retry-max-time 30 --max-time 15 \
   ${INSPECT_KEY:+--header "Authorization: Bearer $INSPECT_KEY"} \
   --header "Idempotency-Key: $shot" --header 'X-Deadline-Ms: 10000' \
-  --form image=@"$picture" --form serial="$serial" --form lot="$lot" --form station="$station" \
+  --form "image=@\"$picture\"" --form-string serial="$serial" --form-string lot="$lot" --form-string station="$station" \
   "$url/detect"; then
   cat "$answer" >&2
   exit 1

@@ -49,6 +49,7 @@ from service.decision.verdict import conformal_p_value
 from service.errors import FlawscribeError
 from service.inspector import Inspector
 from service.metrics import Metrics
+from service.records.database import DatabaseAway
 from service.records.drift import against_calibration, read_accepted_p_values
 from service.records.retention import Keep
 from service.records.store import Records, RecordsOptions
@@ -62,6 +63,7 @@ log = logging.getLogger("flawscribe.app")
 _HOUSEKEEPING_S = 3600
 _DRIFT_S = 60.0  # until drift is first judged, and then the shortest pause
 _FOLLOW_S = 2.0
+_AGAIN_S = 3.0  # until a database that is away is asked again
 _DRIFT_WORDS = ("too few", "steady", "shifting", "drifted")
 _DEMO = "polka-dot"
 
@@ -143,8 +145,8 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
 
 async def _load_default(state: ServiceState) -> None:
     """Open the records, load and warm up what answers when no model is named, then say ready."""
+    opening = asyncio.create_task(_open_records_at_last(state))
     try:
-        opening = asyncio.create_task(asyncio.to_thread(_open_records, state))
         refused = None
         if state.default_model is not None:
             try:
@@ -164,6 +166,22 @@ async def _load_default(state: ServiceState) -> None:
     except FlawscribeError as error:
         state.lifecycle.failure = state.without_folder(error.detail)
         log.error("not ready: %s", error.detail)
+    finally:
+        opening.cancel()
+
+
+async def _open_records_at_last(state: ServiceState) -> None:
+    """Open the records; a database that is away is asked again, since after a machine's restart it may come up behind us."""
+    while True:
+        try:
+            await asyncio.to_thread(_open_records, state)
+            state.lifecycle.failure = None
+            return
+        except DatabaseAway as error:
+            if state.lifecycle.failure != error.detail:
+                log.error("not ready, but trying again: %s", error.detail)
+            state.lifecycle.failure = error.detail
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _open_records(state: ServiceState) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
@@ -94,17 +95,18 @@ class _EventStream(Response):
         if self._since is not None:
             for event in await asyncio.to_thread(_missed, self._records, self._since):
                 yield event.encoded()
+        checked = time.monotonic()
         while True:
             chunk = await _next(stream)
             if chunk is None:
                 return
-            if not chunk:
+            if not chunk or time.monotonic() - checked >= _BEAT_S:  # on a busy line there is no silence
                 try:
                     require(self._request, "review")  # a key that was revoked hears no more
                 except FlawscribeError:
                     return
-                chunk = format_sse_event(comment="")
-            yield chunk
+                checked = time.monotonic()
+            yield chunk or format_sse_event(comment="")
 
 
 async def _next(stream: Stream) -> bytes | None:

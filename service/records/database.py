@@ -29,6 +29,10 @@ _NOTICED_IN_SECONDS = {  # a database whose packets are dropped; TCP alone takes
 }
 
 
+class DatabaseAway(SettingsError):
+    """The database does not answer, or does not let us in; later it may."""
+
+
 class Database:
     """Transactions for readers and writers. Connections are pooled; any thread may use it. Those of `writing_engine` are apart,
     so that no number of slow readers keeps a writer waiting."""
@@ -98,7 +102,7 @@ def one_review_at_a_time(connection: sa.Connection) -> None:
 def open_database(folder: Path, url: str | None = None) -> Database:
     """The database at `url`, or SQLite in `folder` (made when missing), with the present schema.
 
-    Raises SettingsError when it cannot be reached, is of a newer Flawscribe, or is neither SQLite nor PostgreSQL.
+    Raises DatabaseAway when it cannot be reached, SettingsError when it is of a newer Flawscribe, or neither SQLite nor PostgreSQL.
     """
     engine, writing_engine = _postgresql(url) if url else _sqlite(folder)
     database = Database(engine, writing_engine)
@@ -111,7 +115,8 @@ def open_database(folder: Path, url: str | None = None) -> Database:
     except sa.exc.SQLAlchemyError as error:
         database.close()
         shown = engine.url.render_as_string(hide_password=True)
-        raise SettingsError(f"records database {shown}: {getattr(error, 'orig', None) or error}") from error
+        kind = DatabaseAway if isinstance(error, sa.exc.OperationalError) else SettingsError
+        raise kind(f"records database {shown}: {getattr(error, 'orig', None) or error}") from error
     return database
 
 

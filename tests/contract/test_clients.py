@@ -72,14 +72,16 @@ def client(request: pytest.FixtureRequest, built: Path) -> Client:
     command, program, package = CLIENTS[request.param]
     if package and shutil.which(program) is None:
         pytest.skip(f"{program} is not installed (Debian: {package})")
-    return Client([part.format(built=built) for part in command], f"Teil ü {request.param}")
+    return Client(
+        [part.format(built=built) for part in command], f"@Teil ü;{request.param}"
+    )  # some of it means something to curl
 
 
 def part(folder: Path, shade: int | None) -> Path:
     picture = grey_picture(300, 400)
     if shade is not None:
         picture[60:100, 60:100] = shade
-    path = folder / "part.png"
+    path = folder / "part;1.png"
     path.write_bytes(png(picture))
     return path
 

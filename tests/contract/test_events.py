@@ -174,6 +174,28 @@ def test_a_key_needs_the_scope_and_a_revoked_one_hears_no_more(
                 listener.next()
 
 
+def test_a_revoked_key_hears_no_more_on_a_busy_line_either(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_pause(stream: events.Stream) -> bytes | None:
+        return await stream.waiting.get()
+
+    monkeypatch.setattr(event_stream, "_BEAT_S", 0.0)
+    monkeypatch.setattr(event_stream, "_next", no_pause)
+    keys = tmp_path / "keys.json"
+    detect = create_key(keys, ("detect",))[1]
+    key, review = create_key(keys, ("review",))
+    with running(models_dir, keys_file=keys) as guarded:
+        guarded.client.post("/login", json={"key": review})
+        with listening(guarded) as listener:
+            guarded.client.post("/detect", files={"image": GOOD}, headers={"x-api-key": detect})
+            assert listener.next()["event"] == "inspection"
+            revoke_key(keys, key.id)
+            guarded.client.post("/detect", files={"image": GOOD}, headers={"x-api-key": detect})
+            with pytest.raises(EOFError):
+                listener.next()
+
+
 def test_a_service_that_drains_ends_its_streams(tmp_path: Path) -> None:
     write_bundle(tmp_path / "models", "probe", 1)
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--models-dir", str(tmp_path / "models")]

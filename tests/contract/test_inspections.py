@@ -22,6 +22,8 @@ import pytest
 from service.api import app
 from service.api.access import create_key
 from service.api.app import watch_drift
+from service.records.database import DatabaseAway
+from service.records.store import Records
 from tests.contract.serving import Gate, Service, running, wait_until
 from tests.networks import grey_picture, png, write_bundle
 
@@ -301,6 +303,25 @@ def test_failing_records_cost_no_detection_unless_they_were_asked_for(service: S
     refused = service.client.post("/detect?store=record", files={"image": ("a.png", BAD)})
     assert refused.status_code == 503
     assert service.state.metrics.registry.get_sample_value("flawscribe_records_failed_total") == 2
+
+
+def test_a_database_that_comes_up_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    away = threading.Event()
+
+    def records(*asked: Any) -> Records:
+        if not away.is_set():
+            raise DatabaseAway("records database postgresql+psycopg://db/flawscribe: connection refused")
+        return Records(*asked)
+
+    monkeypatch.setattr(app, "Records", records)
+    monkeypatch.setattr(app, "_AGAIN_S", 0.05)
+    with running(tmp_path, ready=False) as service:
+        told = service.client.get("/readyz")
+        assert (told.status_code, "connection refused" in told.text) == (503, True)
+        away.set()
+        wait_until(lambda: service.client.get("/readyz").status_code == 200)
+        assert detect(service)["stored"] is True
 
 
 def test_records_that_stall_hold_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from service.errors import SettingsError
-from service.records.database import migrate, open_database
+from service.records.database import DatabaseAway, migrate, open_database
 from service.records.inspections import Inspections
 from service.records.rows import inspection_row
 from service.records.schema import audit, idempotency, inspections, metadata, reviews
@@ -71,6 +71,7 @@ def test_an_unusable_url_is_refused_without_its_password(tmp_path: Path, url: st
     with pytest.raises(SettingsError, match=word) as refusal:
         open_database(tmp_path, url)
     assert "secret" not in str(refusal.value)
+    assert isinstance(refusal.value, DatabaseAway) == ("127.0.0.1" in url)  # which may come up later
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
