@@ -127,6 +127,12 @@ def test_every_container_is_confined_and_bounded(name: str) -> None:
     assert image.startswith("flawscribe:") or re.search(r":v?\d+\.\d+\.\d+", image), f"{image} is not pinned"
 
 
+def test_the_database_is_asked_where_the_server_that_fills_its_folder_does_not_answer() -> None:
+    """That one, of the image's first start, listens on the Unix socket only."""
+    words = SERVICES["postgres"]["healthcheck"]["test"]
+    assert words[words.index("--host") + 1] == "127.0.0.1"
+
+
 def test_profiles_are_those_of_the_documents() -> None:
     profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", [])}
     assert profiles == {"gpu", "postgres", "llm"}
