@@ -41,8 +41,8 @@ class Viewer:
     """Who looks at a page, as the API would see them.
 
     `name`: the key's id, None where no keys are needed; `csrf`: goes with every unsafe request of the session;
-    `keys`: whether the API asks for keys; `storing`: what is kept of an inspection unless a request says: none, record, image;
-    `llm`: whether one is there to be asked.
+    `keys`: whether the API asks for keys; `storing`: what is kept of an inspection unless a request says: none, record,
+    image; or off: nothing, whatever it says; `llm`: whether one is there to be asked.
     """
 
     scopes: frozenset[str]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.console.conftest import Opener
 from tests.console.parts import HOSTILE, counted, part
@@ -28,6 +28,14 @@ HAND_OVER = """([name, data, event]) => {
   document.body.dispatchEvent(event === "drop"
     ? new DragEvent("drop", { ...init, dataTransfer: transfer })
     : new ClipboardEvent("paste", { ...init, clipboardData: transfer }));
+}"""
+
+PASTE_INTO = """(target, [data, words]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "image.png", { type: "image/png" }));
+  if (words) transfer.setData("text/plain", words);
+  target.dispatchEvent(new ClipboardEvent("paste", { bubbles: true, cancelable: true, clipboardData: transfer }));
 }"""
 
 
@@ -93,6 +101,20 @@ def test_a_picture_is_taken_by_drop_and_paste(page: Page, event: str) -> None:
     assert page.locator("#shown h2").inner_text() == "handed.png"
 
 
+@pytest.mark.parametrize(
+    ("into", "words", "taken"),
+    [
+        ("[name=serial]", "A-17", 0),  # as Office copies a cell: a text, and a picture of it
+        ("[name=serial]", "", 1),
+        ("#files", "A-17", 1),
+        ("body", "A-17", 1),
+    ],
+)
+def test_a_text_pasted_into_a_field_is_no_picture(page: Page, into: str, words: str, taken: int) -> None:
+    page.locator(into).evaluate(PASTE_INTO, [base64.b64encode(part()).decode(), words])
+    assert page.locator("#strip li").count() == taken
+
+
 def test_the_camera_takes_a_picture(page: Page) -> None:
     page.get_by_role("button", name="Camera").click()
     expect(page.locator("#video")).not_to_have_js_property("videoWidth", 0)
@@ -142,6 +164,66 @@ def test_the_overlay_is_downloaded_and_the_copied_curl_works(page: Page, site: S
     assert '"verdict":"not_ok"' in asked.stdout
     assert '"lot":"@L \'7\'"' in asked.stdout, shlex.split(line)
     assert view.is_visible()
+
+
+def test_waiting_and_repeated_pictures_are_asked_with_what_they_were_put_in_with(page: Page, site: Service) -> None:
+    held: list[Route] = []
+
+    def hold_two(route: Route) -> None:
+        if len(held) < 2:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/classify?*", hold_two)
+    page.get_by_text("About the parts").click()
+    page.get_by_label("Lot").fill("put in")
+    page.get_by_label("Keep").select_option("record")
+    page.locator("#files").set_input_files([picked(f"{each}.png", part(each)) for each in (62, 63, 64)])
+    expect(page.locator("#strip")).to_contain_text("waiting")  # two are asked at once
+    page.get_by_label("Lot").fill("the next")
+    page.get_by_label("Keep").select_option("none")
+    while len(held) < 2:
+        page.wait_for_timeout(10)
+    refused, other = held
+    refused.fulfill(status=503, json={"title": "Not ready", "detail": "loading"})
+    other.continue_()
+    page.get_by_role("alert").get_by_role("button", name="Try again").click()
+    expect(page.locator("#strip .badge")).to_have_count(3)
+    found = site.client.get("/inspections", params={"lot": "put in"}).json()["inspections"]
+    assert len(found) == 3
+    assert site.client.get("/inspections", params={"lot": "the next"}).json()["inspections"] == []
+
+
+def test_a_service_without_records_judges_pictures_and_is_asked_for_no_events(
+    forgetful_site: Service, open_page: Opener
+) -> None:
+    page = open_page(forgetful_site, "/")
+    expect(page.get_by_label("Keep")).to_have_count(0)
+    choose(page, picked("cover.png", part()))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("/console/models")
+    page.locator("#versions table").wait_for()
+    assert f"{forgetful_site.url}/models" in asked
+    assert f"{forgetful_site.url}/events" not in asked
+
+
+def test_a_service_that_keeps_only_what_is_asked_for_offers_it_and_is_live(open_page: Opener, models: Path) -> None:
+    with running(models, store="none") as service:
+        page = open_page(service, "/")
+        keep = page.get_by_label("Keep")
+        expect(keep).to_have_value("none")
+        choose(page, picked("cover.png", part()))
+        assert service.client.get("/inspections").json()["inspections"] == []
+        keep.select_option("record")
+        page.reload()
+        expect(keep).to_have_value("record")
+        choose(page, picked("cover.png", part()))
+        assert len(service.client.get("/inspections").json()["inspections"]) == 1
+        page.goto("/console/history")
+        page.locator("#live[data-state=on]").wait_for()
+        page.close()  # its event stream, before the service stops
 
 
 def test_a_model_of_which_no_version_is_in_service_is_not_asked(open_page: Opener, tmp_path: Path) -> None:

@@ -122,6 +122,43 @@ def test_master_parts_are_added_checked_and_removed(models_site: Service, open_p
     expect(check).to_contain_text("checked today, passed")
 
 
+@pytest.mark.parametrize(
+    ("zone", "now", "at", "later_version", "passed", "said"),
+    [
+        ("Asia/Tokyo", "2026-03-02T00:30:00Z", "2026-03-01T23:00:00Z", 0, True, "checked today, passed"),
+        ("Asia/Tokyo", "2026-03-01T15:30:00Z", "2026-03-01T14:30:00Z", 0, True, "not checked today"),
+        ("America/Los_Angeles", "2026-03-02T02:00:00Z", "2026-03-01T20:00:00Z", 0, False, "checked today, failed"),
+        ("America/Los_Angeles", "2026-03-02T02:00:00Z", "2026-03-01T20:00:00Z", 1, True, "not checked today"),
+    ],
+)
+def test_checked_today_is_by_the_viewers_day_and_the_version_in_service(
+    models_site: Service,
+    open_page: Opener,
+    zone: str,
+    now: str,
+    at: str,
+    later_version: int,
+    passed: bool,
+    said: str,
+) -> None:
+    active = models_site.state.store.active_version("probe")
+    assert active is not None
+    master = {"id": "a", "name": "good", "expected": "ok", "picture": "/console/static/icon.svg"}
+    check = {"at": at, "version": active + later_version, "precision": "float32", "passed": passed, "results": []}
+    by_utc = now[:10] == at[:10] and not later_version
+    told = {
+        "masters": [master],
+        "checked_today": by_utc,
+        "passed_today": passed if by_utc else None,
+        "last_check": check,
+    }
+    page = open_page(models_site, "/console/queue", timezone_id=zone)
+    page.clock.set_fixed_time(now)
+    page.route("**/models/probe/masters", lambda route: route.fulfill(json=told))
+    page.goto("/console/models")
+    expect(page.locator("#check-state")).to_have_text(said)
+
+
 def test_what_another_person_changes_leaves_the_slider_where_it_is(models_site: Service, open_page: Opener) -> None:
     page = open_page(models_site, "/console/models")
     page.locator("#live[data-state=on]").wait_for()

@@ -11,7 +11,7 @@ const AGAIN_MS = 5000;
  * page reads its list anew. The sign in the header tells whether the page is live.
  */
 export function subscribe(handlers) {
-  if (viewer.storing === "none") return;
+  if (viewer.storing === "off") return; // without records there are no events
   let source = null;
   let before = false;
   let timer = null;

@@ -8,8 +8,9 @@ import { badge } from "./verdict.js";
 
 const AT_ONCE = 2;
 const TRIES = 5; // of a picture that a full queue turned away
+const TEXT_FIELD = "textarea, input:not([type=file], [type=range])";
 
-const items = []; // {file, name, source, state: waiting | asking | done | failed, result, budget, error}
+const items = []; // {file, name, source, asked: {path, described}, state: waiting | asking | done | failed, result, budget, error}
 let chosen = null;
 
 // ---- pictures in
@@ -20,8 +21,9 @@ function take(files) {
   if (pictures.length < files.length) {
     show(at("trouble"), failure(new Problem({ title: text("no_picture"), detail: text("no_picture_help") })));
   }
-  const fresh = pictures.map((file) => ({ file, name: file.name, source: URL.createObjectURL(file), state: "waiting" }));
-  if (fresh.length === 0) return;
+  if (pictures.length === 0) return;
+  const asked = askedNow(); // now, not at a picture's turn: the fields may then hold the next lot
+  const fresh = pictures.map((file) => ({ file, name: file.name, source: URL.createObjectURL(file), asked, state: "waiting" }));
   items.unshift(...fresh);
   chosen = fresh[0];
   draw();
@@ -44,7 +46,10 @@ document.addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) take(event.dataTransfer.files);
 });
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) take(event.clipboardData.files);
+  const { files, types } = event.clipboardData;
+  // Office copies a text with a picture of it: into a field goes the text
+  if (types.includes("text/plain") && event.target.matches?.(TEXT_FIELD)) return;
+  if (files.length) take(files);
 });
 
 // ---- the camera
@@ -108,6 +113,12 @@ function bodyOf(item, described) {
 
 const about = () => [...new FormData(at("about"))].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value);
 
+/** What the page's fields now ask of a picture. */
+function askedNow() {
+  const store = document.getElementById("store")?.value;
+  return { path: `/classify${query({ include: "regions,map", ...(store && { store }) })}`, described: about() };
+}
+
 let asking = 0;
 
 async function work() {
@@ -126,10 +137,7 @@ async function work() {
 }
 
 async function ask(item) {
-  const store = document.getElementById("store")?.value;
-  const path = `/classify${query({ include: "regions,map", ...(store && { store }) })}`;
-  const described = about();
-  item.asked = { path, described };
+  const { path, described } = item.asked;
   for (let attempt = 1; ; attempt++) {
     try {
       const { answer, header } = await call(path, { method: "POST", body: bodyOf(item, described), full: true });
@@ -221,6 +229,7 @@ function shownOf(item) {
   return [el("div", { class: "row" }, heading, el("span", { class: "row end" }, away)), view];
 }
 
+/** Asks the same of the picture once more, whatever the page's fields hold by now. */
 function again(item) {
   item.state = "waiting";
   draw();
@@ -311,7 +320,7 @@ async function offerModels() {
 
 const store = document.getElementById("store");
 if (store) {
-  store.value = localStorage.getItem("store") ?? "image";
+  store.value = localStorage.getItem("store") ?? (viewer.storing === "none" ? "none" : "image");
   store.addEventListener("change", () => localStorage.setItem("store", store.value));
 }
 offerModels();

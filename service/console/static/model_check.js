@@ -5,7 +5,7 @@ import { ask } from "./ask.js";
 import { at, el, latest, show } from "./dom.js";
 import { change } from "./models.js";
 import { may, text, toast } from "./shell.js";
-import { badge, number, when } from "./verdict.js";
+import { badge, isToday, number, when } from "./verdict.js";
 
 let model = null;
 const begin = latest();
@@ -30,9 +30,11 @@ function row(master, result) {
   );
 }
 
-function state(told) {
-  if (!told.checked_today) return el("span", { class: "badge", "data-verdict": "review" }, text("checked_no"));
-  return el("span", { class: "badge", "data-verdict": told.passed_today ? "ok" : "not_ok" }, text(told.passed_today ? "checked_passed" : "checked_failed"));
+/** Whether the version in service was checked today: the day of whoever looks, since the service's own is often UTC's. */
+function state(last) {
+  const today = last && last.version === model.active_version && isToday(new Date(last.at));
+  if (!today) return el("span", { class: "badge", "data-verdict": "review" }, text("checked_no"));
+  return el("span", { class: "badge", "data-verdict": last.passed ? "ok" : "not_ok" }, text(last.passed ? "checked_passed" : "checked_failed"));
 }
 
 export async function showCheck(shown, inService) {
@@ -47,12 +49,12 @@ export async function showCheck(shown, inService) {
   }
   if (!current()) return;
   at("check-run").hidden = !told.masters.length || !inService;
-  show(at("check-state"), told.masters.length > 0 && state(told));
+  const last = told.last_check;
+  show(at("check-state"), told.masters.length > 0 && state(last));
   if (!told.masters.length) {
     show(at("check"), el("div", { class: "empty" }, el("b", {}, text("masters_none")), el("p", {}, text("masters_none_help"))));
     return;
   }
-  const last = told.last_check;
   const results = new Map(last?.results.map((each) => [each.master_id, each]));
   const heads = ["picture", "name", "expected", "got", "score", "change", "remove"];
   show(

@@ -2,7 +2,7 @@
 
 const told = JSON.parse(document.getElementById("told").textContent);
 
-/** Who looks: {scopes: ["detect", …], csrf, keys: are keys asked for, storing: none, record or image}. */
+/** Who looks: {scopes: ["detect", …], csrf, keys: are keys asked for, storing: off, none, record or image}. */
 export const viewer = told.viewer;
 
 export const may = (scope) => viewer.scopes.includes(scope);

@@ -21,12 +21,14 @@ export function number(value, digits = 3) {
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString() : String(Number(value.toPrecision(digits)));
 }
 
+/** Whether a time is of today, where the browser is. */
+export const isToday = (moment) => moment.toDateString() === new Date().toDateString();
+
 /** A time as <time>: of today only the clock, else with the date, in the browser's own manner. */
 export function when(iso) {
   const moment = new Date(iso);
   const clock = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
-  const today = moment.toDateString() === new Date().toDateString();
-  const shown = today
+  const shown = isToday(moment)
     ? moment.toLocaleTimeString([], clock)
     : moment.toLocaleString([], { ...clock, day: "2-digit", month: "2-digit", year: "numeric" });
   return el("time", { datetime: iso, title: moment.toLocaleString() }, shown);
