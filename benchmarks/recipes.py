@@ -6,7 +6,8 @@ beside the paper's.
 
 Each row is one training from the same pictures, teacher and seed, to the end of its steps, judged on the test images in bfloat16,
 as training judges its checkpoints: without the forms that serve, and without what a finished training adds (a measure for each
-place or relative to the picture's level, an idle autoencoder left out). Rows `of the same
+place or relative to the picture's level, an idle autoencoder left out). `painted`: the same network's figure by flaws painted on
+held-out normals, by which a recipe may be chosen, as by test images it may not. Rows `of the same
 training` change how its maps are read and cost no training. The drop of the learning rate falls where each run ends. Compute is
 counted in floating-point operations by PyTorch, so that it does not depend on what else the machine does. Results:
 benchmarks/results/recipes.json, a row at a time; goes on where it was stopped.
@@ -107,7 +108,7 @@ class Reader:
     """The test images' maps of one detector, read in several ways."""
 
     def __init__(self, material: Material, detector: Detector, chooser: Selection) -> None:
-        chooser.score(detector)  # sets the quantiles
+        self.painted = round(chooser.score(detector), 4)  # which also sets the quantiles
         self.chooser, self.detector, self.material = chooser, detector, material
         self.flawed = np.array([image.defect != "good" for image in material.tests])
         self.maps: list[tuple[WindowMaps, TilePlan]] = []
@@ -160,7 +161,7 @@ def ablations(material: Material, steps: int, folder: Path, done: set[str]) -> I
             every = Reader(material, detector, chooser)
             yield {"variant": "all channels, no directions", "image_auroc": every.auroc(), **same}
             detector.directions = kept
-        yield {"variant": variant, "image_auroc": reader.auroc(), **told}
+        yield {"variant": variant, "image_auroc": reader.auroc(), "painted": reader.painted, **told}
 
 
 def curve(material: Material, folder: Path, done: set[tuple[str, int]]) -> Iterator[Row]:
@@ -171,7 +172,8 @@ def curve(material: Material, folder: Path, done: set[tuple[str, int]]) -> Itera
                 continue
             recipe = replace(recipe_named(name, 0), steps=steps, patience=None)
             detector, chooser, told = train(material, recipe, global_map=True, folder=folder)
-            yield {"recipe": name, "image_auroc": Reader(material, detector, chooser).auroc(), **told}
+            reader = Reader(material, detector, chooser)
+            yield {"recipe": name, "image_auroc": reader.auroc(), "painted": reader.painted, **told}
 
 
 def keep(kind: str, row: Row) -> None:
