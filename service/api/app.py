@@ -154,7 +154,8 @@ async def _load_default(state: ServiceState) -> None:
             except FlawscribeError as error:
                 refused = error
         await opening
-        if refused is not None:
+        loaded = {bundle.manifest.name for bundle in state.store.in_service()}  # another version, activated meanwhile
+        if refused is not None and state.default_model not in loaded:
             state.lifecycle.wants_model = True  # a version of it that can be loaded, once activated
             raise refused
         if state.default_model is None and not _served_names(state.store):

@@ -324,6 +324,29 @@ def test_a_database_that_comes_up_late_is_waited_for(tmp_path: Path, monkeypatch
         assert detect(service)["stored"] is True
 
 
+def test_a_sound_version_activated_while_the_database_is_away_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    damaged = write_bundle(tmp_path, "probe", 2) / "model.onnx"
+    damaged.write_bytes(damaged.read_bytes() + b"\0")
+    (tmp_path / "probe" / "active").write_text("2\n")
+    away = threading.Event()
+
+    def records(*asked: Any) -> Records:
+        if not away.is_set():
+            raise DatabaseAway("connection refused")
+        return Records(*asked)
+
+    monkeypatch.setattr(app, "Records", records)
+    monkeypatch.setattr(app, "_AGAIN_S", 0.05)
+    with running(tmp_path, ready=False, model="probe") as service:
+        assert service.client.post("/models/probe/activate", json={"version": 1}).status_code == 200
+        away.set()
+        wait_until(lambda: service.client.get("/readyz").status_code == 200)
+        assert detect(service)["stored"] is True
+
+
 def test_records_that_stall_hold_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.05)
     monkeypatch.setattr("service.records.idempotency._LEAST_WAIT_S", 0.05)
