@@ -2,6 +2,7 @@
 beside the paper's.
 
     python -m benchmarks.recipes --sets bottle brushed-metal --steps 400          # ablations
+    python -m benchmarks.recipes --sets cookies --variants default "no penalty"   # some of them
     python -m benchmarks.recipes --sets bottle --curve                            # the same set, two recipes, more and more steps
 
 Each row is one training from the same pictures, teacher and seed, to the end of its steps, judged on the test images in bfloat16,
@@ -19,7 +20,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,19 +139,20 @@ class Reader:
         return picture_map(maps, plan, self.material.min_flaw_px, None, self.chooser.local)
 
 
-def ablations(material: Material, steps: int, folder: Path, done: set[str]) -> Iterator[Row]:
-    """The default recipe, each part of it changed, and its maps read otherwise; without those that are done."""
+CHANGES: dict[str, Row] = {
+    "default": {},
+    "hard loss of the paper's 0.1 %": {"hard_share": 0.001},
+    "no hard loss: all elements": {"hard_share": 1.0},
+    "no penalty": {"penalty_batch": 0},
+    "no autoencoder": {},
+}
+
+
+def ablations(material: Material, steps: int, folder: Path, variants: Sequence[str]) -> Iterator[Row]:
+    """The default recipe, parts of it changed, and its maps read otherwise."""
     default = replace(recipe_named("default", 0), steps=steps, patience=None)
-    changes = {
-        "default": default,
-        "hard loss of the paper's 0.1 %": replace(default, hard_share=0.001),
-        "no hard loss: all elements": replace(default, hard_share=1.0),
-        "no penalty": replace(default, penalty_batch=0),
-        "no autoencoder": default,
-    }
-    for variant, recipe in changes.items():
-        if variant in done:
-            continue
+    for variant in variants:
+        recipe = replace(default, **CHANGES[variant])
         detector, chooser, told = train(material, recipe, global_map=variant != "no autoencoder", folder=folder)
         reader = Reader(material, detector, chooser)
         if variant == "default":
@@ -211,17 +213,19 @@ def main() -> None:
     names = (*KINDS, *REAL, *TILES)
     parser.add_argument("--sets", nargs="+", choices=names, default=["bottle", "brushed-metal"])
     parser.add_argument("--steps", type=int, default=400, help="of each ablation, at most")
+    parser.add_argument("--variants", nargs="+", choices=[*CHANGES], default=[*CHANGES], help="of the ablations")
     parser.add_argument("--curve", action="store_true", help="AUROC over compute, in place of ablations")
     options = parser.parse_args()
     kind = "curve" if options.curve else "ablations"
     for name in options.sets:
         mine = [row for row in kept_rows().get(kind, []) if row["set"] == name]
+        done = {row.get("variant") for row in mine}
         with tempfile.TemporaryDirectory() as place:
             ready, folder = Material(name, Path(place)), Path(place)
             found = (
                 curve(ready, folder, {(row["recipe"], row["steps"]) for row in mine})
                 if options.curve
-                else ablations(ready, options.steps, folder, {row["variant"] for row in mine})
+                else ablations(ready, options.steps, folder, [each for each in options.variants if each not in done])
             )
             for row in found:
                 told = {"set": name, "teacher": ready.teacher.name, **row}

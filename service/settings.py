@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     )
     decode_threads: int = Field(0, ge=0, description="Threads that decode and prepare pictures; 0: one per core.")
     budget_ms: float | None = Field(
-        None, gt=0, description="Latency budget per window; unset: 2 on CUDA, 1.25 x the bundle's own on CPU."
+        None, gt=0, description="Latency budget per window; unset: 2 on CUDA, 1.25 x the network's own time on CPU."
     )
     queue_windows: int | None = Field(
         None,

@@ -28,6 +28,7 @@ from service.decision.scale import picture_map
 from service.engine.session import open_session
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.image.quality import QualityGate
+from service.machine import machine_name
 from service.types import Layout
 
 POISON = (1, 2, 3)  # a window whose pixel (16,16) has this colour makes the network fail
@@ -197,7 +198,7 @@ def write_bundle(
             calibration_scores=tuple(0.05 + 0.02 * k for k in range(9)),
             parity=Parity(pictures=1, batches=(1,), max_relative_score_error=0, max_abs_map_error=0),
             network_ms_per_window=5.0,
-            machine="test",
+            machine=machine_name(),
         )
     files = {
         **networks,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import statistics
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,7 @@ from service.engine.session import Provider, Session, has_cuda, has_openvino, op
 from service.errors import BundleRefused, NotReady
 from service.image.decode import decode, decode_image, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare, wanted_kinds
+from service.machine import machine_name
 from service.settings import Settings
 from service.types import AnomalyMap, Layout, LocalScale, ModelIdentity, Thresholds, TilePlan
 
@@ -37,8 +40,9 @@ _SEVERAL, _SEVERAL_OPENVINO = {1: 1.0, 2: 1.5, 3: 2.5}, {1: 1.0, 2: 1.0, 3: 1.4}
 # bytes: buffers of a small network are as large as those of others, and maps are compiled twice
 _LEAST_OPENVINO = 200_000_000
 _CUDA_BUDGET_S = 0.002
-_CPU_MARGIN = 1.25  # a CPU's budget over the network time measured when the bundle was trained
+_CPU_MARGIN = 1.25  # a CPU's budget over the network's time
 _UNKNOWN_CPU_BUDGET_S = 0.25
+_TIMED_WINDOWS = 8  # of a picture, at most, when the network is timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ class EngineOptions:
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A loaded model: what it promises, and the session of the form in use. `roi`: bool [H,W], or None.
-    `references`: typical normal pictures uint8 [h,w,3].
+    `references`: typical normal pictures uint8 [h,w,3]. `measured_ms`: of a window on this CPU, where its manifest's time is
+    of another machine.
     """
 
     folder: Path
@@ -72,6 +77,7 @@ class Bundle:
     references: tuple[NDArray[np.uint8], ...] = ()
     network_bytes: int = 0  # of the form's file
     layout: Layout | None = None
+    measured_ms: float | None = None
 
     @property
     def resident_bytes(self) -> int:
@@ -97,7 +103,7 @@ class Bundle:
     @property
     def budget_s(self) -> float:
         """Latency budget of one window where none is set, in seconds."""
-        return _budget_s(self.form, self.session.provider)
+        return _budget_s(self.measured_ms or self.form.network_ms_per_window, self.session.provider)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -182,7 +188,9 @@ def load_bundle(folder: Path, options: EngineOptions = EngineOptions()) -> Bundl
         if failure is None:
             for text in failures:
                 log.warning("%s %s: %s; %s is used instead", manifest.name, manifest.version, text, name)
-            return bundle
+            if provider == "cuda" or bundle.form.machine == machine_name(options.threads):
+                return bundle
+            return replace(bundle, measured_ms=_measured_ms(bundle, verified.files))
         failures.append(f"form {name}: {failure}")
     why = "; ".join(failures) or f"has no form {options.precision}; it has {', '.join(manifest.forms)}"
     if options.precision != "auto":
@@ -212,13 +220,36 @@ def expected_budget_s(manifest: Manifest | None, options: EngineOptions) -> floa
     without a manifest of what is known of the provider alone."""
     if manifest is not None and (ways := _ways_to_try(manifest, options)):
         name, provider = ways[0]
-        return _budget_s(manifest.forms[name], provider)
+        return _budget_s(manifest.forms[name].network_ms_per_window, provider)
     on_gpu = has_cuda() if options.provider == "auto" else options.provider == "cuda"
     return _CUDA_BUDGET_S if on_gpu else _UNKNOWN_CPU_BUDGET_S
 
 
-def _budget_s(form: Form, provider: str) -> float:
-    return _CUDA_BUDGET_S if provider == "cuda" else _CPU_MARGIN * form.network_ms_per_window / 1000
+def _budget_s(window_ms: float, provider: str) -> float:
+    return _CUDA_BUDGET_S if provider == "cuda" else _CPU_MARGIN * window_ms / 1000
+
+
+def window_ms(session: Session, windows: NDArray[np.uint8], plan: TilePlan, runs: int = 7) -> float:
+    """Milliseconds that a picture's network takes for each of its windows, a few of them at most: the median of `runs`, all
+    windows of a run together, as the service has them, since windows that run side by side take less than one by one.
+
+    `windows` uint8 [n,256,256,3] by their `plan`.
+    """
+    windows, wanted = windows[:_TIMED_WINDOWS], plan.wanted[:_TIMED_WINDOWS]
+    session.run(windows, wanted)  # the first is slower
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        session.run(windows, wanted)
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times) / len(windows)
+
+
+def _measured_ms(bundle: Bundle, files: dict[str, bytes]) -> float:
+    """`window_ms` of a golden picture, with few runs: the service waits for it to start."""
+    rgb = decode(files[bundle.manifest.golden[0].file], MAX_PIXELS)
+    plan = bundle.plan(rgb.shape[1], rgb.shape[0])
+    return window_ms(bundle.session, prepare(rgb, plan), plan, runs=3)
 
 
 def _open(

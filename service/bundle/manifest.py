@@ -90,8 +90,10 @@ class Form(_Part):
     reject_rule: ThresholdRule
     calibration_scores: tuple[float, ...]  # ascending, one a held-out normal part (its highest)
     parity: Parity
-    network_ms_per_window: float = Field(gt=0)  # median at batch 1 on the CPU of the machine that trained it
-    machine: str
+    network_ms_per_window: float = Field(
+        gt=0
+    )  # on the CPU of `machine`, of the windows of one picture: see `window_ms`
+    machine: str  # processor and cores on which it was measured
 
     @model_validator(mode="after")
     def _ordered(self) -> Form:

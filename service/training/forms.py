@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import io
-import platform
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from service.bundle.conformal import limits, part_scores, without_highest
-from service.bundle.load import anomaly_map_of
+from service.bundle.load import anomaly_map_of, window_ms
 from service.bundle.manifest import FORM_FILES, Form, FormName, Golden, Parity
-from service.engine.session import OPENVINO_FORMS, Session, available_cores, has_openvino, open_session
+from service.engine.session import OPENVINO_FORMS, Session, has_openvino, open_session
 from service.errors import BundleRefused
 from service.image.prepare import PrepareRecipe, plan_tiles, thumbnail, working_size
+from service.machine import machine_name
 from service.training.data import NormalImage
 from service.training.export import measure_parity, require_parity, store_as_half, to_onnx
 from service.training.features import FeatureBank
@@ -27,7 +24,7 @@ from service.training.flaws import paint_flaw
 from service.training.network import Detector
 from service.training.quantize import halve, quantize
 from service.training.select import Selection
-from service.types import AnomalyMap, Border, LocalScale
+from service.types import AnomalyMap, Border, LocalScale, TilePlan
 
 Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -160,7 +157,8 @@ def calibrate_form(
         require_parity(parity)
     scores = [product.score(session, picture) for picture in held_out.pictures]
     by_part = part_scores([image.part for image in held_out.images], scores)
-    return calibrated_form(name, network, session, parity, windows[:1], by_part, false_reject_rate)
+    typical = chooser.examples[0]
+    return calibrated_form(name, network, session, parity, typical.windows, typical.plan, by_part, false_reject_rate)
 
 
 def calibrated_form(
@@ -168,12 +166,13 @@ def calibrated_form(
     network: bytes,
     session: Session,
     parity: Parity,
-    window: NDArray[np.uint8],
+    windows: NDArray[np.uint8],
+    plan: TilePlan,
     by_part: Mapping[str, float],
     false_reject_rate: float,
 ) -> Calibrated:
-    """The form whose thresholds are set by the scores `by_part`, ascending; its speed on the CPU is that of the `window`
-    uint8 [1,256,256,3]."""
+    """The form whose thresholds are set by the scores `by_part`, ascending; its speed on the CPU is that of a picture's
+    `windows` uint8 [n,256,256,3] by their `plan`."""
     scores = tuple(by_part.values())
     found = limits(scores, false_reject_rate)
     # a CPU's latency budget is made of its time; the GPU's is the same for every model
@@ -186,20 +185,10 @@ def calibrated_form(
         reject_rule=found.reject_rule,
         calibration_scores=scores,
         parity=parity,
-        network_ms_per_window=_milliseconds(on_cpu, window),
-        machine=f"{_processor()}, {available_cores()} cores",
+        network_ms_per_window=round(window_ms(on_cpu, windows, plan), 2),
+        machine=machine_name(),
     )
     return Calibrated(form, by_part)
-
-
-def _milliseconds(session: Session, window: NDArray[np.uint8]) -> float:
-    """Median time of one window at batch 1."""
-    times = []
-    for _ in range(7):
-        started = time.perf_counter()
-        session.run(window)
-        times.append(1000 * (time.perf_counter() - started))
-    return round(statistics.median(times), 2)
 
 
 def golden_pictures(
@@ -250,11 +239,3 @@ def varied(pictures: Sequence[Picture], first: int, count: int) -> list[Picture]
         taken.append(int(distance.argmax()))
         distance = np.minimum(distance, np.abs(seen - seen[taken[-1]]).mean(axis=(1, 2, 3)))
     return [pictures[index] for index in taken[1:]]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -75,7 +75,9 @@ def with_fp16(
     parity = parity_with(exact.session.run(windows), half.session, windows, _GPU_BATCHES if on_gpu else _BATCHES)
     rate = min(0.5, manifest.forms["float32"].reject_rule.false_reject_rate)
     by_part = part_scores([image.part for image in images], scores)
-    form = calibrated_form("fp16", network, half.session, parity, windows[:1], by_part, rate).form
+    typical = decode(verified.files[manifest.golden[0].file], MAX_PIXELS)
+    plan = exact.plan(typical.shape[1], typical.shape[0])
+    form = calibrated_form("fp16", network, half.session, parity, prepare(typical, plan), plan, by_part, rate).form
     files = {**verified.files, FORM_FILES["fp16"]: network}
     model_dir = (models_dir or folder.resolve().parent.parent) / manifest.name
     return write_bundle(model_dir, _next(half, verified, form, files, next_version(model_dir)), files)

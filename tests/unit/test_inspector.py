@@ -339,7 +339,7 @@ def test_every_model_is_measured_by_its_own_budget_unless_one_is_set(make: Made,
         edit_manifest(
             folder, lambda document, ms=milliseconds: document["forms"]["float32"].update(network_ms_per_window=ms)
         )
-        bundles.append(load_bundle(folder, CPU))
+        bundles.append(load_bundle(folder, EngineOptions(provider="cpu")))
     verdict = inspect(make(), bundles[0], flawed(255)).verdict
     for set_budget, budgets, exceeded in ((None, (0.005, 0.05), (1, 0)), (0.01, (0.01, 0.01), (1, 1))):
         inspector = make(budget_s=set_budget)

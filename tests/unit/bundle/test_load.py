@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from service.bundle import load as load_module
-from service.bundle.load import EngineOptions, expected_budget_s, load_bundle, score_agrees
+from service.bundle.load import EngineOptions, expected_budget_s, load_bundle, score_agrees, window_ms
 from service.bundle.verify import read_manifest
+from service.engine.session import available_cores
 from service.errors import BundleRefused, NotReady
 from service.settings import load_settings
-from service.types import Layout
+from service.types import Layout, TilePlan
 from tests.networks import POISON, darkness_network, grey_picture, png, write_bundle
 from tests.unit.bundle.editing import edit_manifest, edit_network, replace_file
 
@@ -224,11 +225,56 @@ def test_the_settings_say_how_networks_are_run(monkeypatch: pytest.MonkeyPatch, 
 def test_a_window_s_budget_is_of_the_form_in_use_on_a_cpu_and_the_same_for_all_on_cuda(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, int8_gain=1.0)
     edit_manifest(folder, lambda document: document["forms"]["int8"].update(network_ms_per_window=2.0))
-    assert load_bundle(folder, CPU).budget_s == pytest.approx(0.0025)
+    assert load_bundle(folder, EngineOptions(provider="cpu")).budget_s == pytest.approx(0.0025)
     plain = load_bundle(folder, EngineOptions("float32", "cpu"))
     assert plain.budget_s == pytest.approx(0.00625)
     on_gpu: Any = SimpleNamespace(provider="cuda")
     assert replace(plain, session=on_gpu).budget_s == 0.002
+
+
+def test_where_the_manifest_s_time_is_of_another_machine_the_network_is_timed_at_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_bundle(tmp_path)
+    timed = []
+
+    def window_ms(session: Any, windows: np.ndarray, plan: TilePlan, runs: int) -> float:
+        assert len(windows) == plan.windows  # of a golden picture
+        timed.append(session)
+        return 40.0
+
+    monkeypatch.setattr(load_module, "window_ms", window_ms)
+    here = EngineOptions(provider="cpu")
+    assert load_bundle(folder, here).budget_s == pytest.approx(0.00625)
+    assert not timed
+    other_threads = EngineOptions(provider="cpu", threads=available_cores() + 1)
+    assert load_bundle(folder, other_threads).budget_s == pytest.approx(0.05)
+    edit_manifest(folder, lambda document: document["forms"]["float32"].update(machine="Another Processor, 64 cores"))
+    loaded = load_bundle(folder, here)
+    assert loaded.budget_s == pytest.approx(0.05)
+    assert timed[-1] is loaded.session
+    on_gpu: Any = SimpleNamespace(provider="cuda")
+    assert replace(loaded, session=on_gpu).budget_s == 0.002
+
+
+@pytest.mark.parametrize(("windows", "timed"), [(3, 3), (20, 8)])
+def test_a_window_s_time_is_that_of_a_picture_s_windows_together(
+    windows: int, timed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    took = iter([9.0, 0.3, 0.6, 5.0])  # seconds: the first run does not count, one is disturbed
+    seen = []
+
+    def run(given: np.ndarray, wanted: tuple[str, ...]) -> None:
+        seen.append((len(given), len(wanted)))
+        now[0] += next(took)
+
+    monkeypatch.setattr(load_module.time, "perf_counter", lambda: now[0])
+    session: Any = SimpleNamespace(run=run)
+    plan: Any = SimpleNamespace(wanted=("structural",) * windows)
+    measured = window_ms(session, np.zeros((windows, 256, 256, 3), np.uint8), plan, runs=3)
+    assert measured == pytest.approx(600 / timed)
+    assert seen == [(timed, timed)] * 4
 
 
 def test_before_loading_the_budget_is_of_the_form_that_is_tried_first(
