@@ -25,10 +25,10 @@ from service.bundle.manifest import (
 )
 from service.bundle.verify import digest, manifest_text
 from service.decision.scale import picture_map
+from service.engine.machine import machine_name
 from service.engine.session import open_session
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
 from service.image.quality import QualityGate
-from service.machine import machine_name
 from service.types import Layout
 
 POISON = (1, 2, 3)  # a window whose pixel (16,16) has this colour makes the network fail

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from service.engine.machine import processor_name
 from service.engine.session import available_cores
-from service.machine import processor_name
 
 
 def describe() -> dict[str, object]:

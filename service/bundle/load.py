@@ -18,11 +18,11 @@ from service.bundle.manifest import FORM_FILES, Form, FormName, Manifest
 from service.bundle.roi import ROI_FILE, read_roi
 from service.bundle.verify import MAX_PIXELS, VerifiedFolder, verify
 from service.decision.scale import picture_map
+from service.engine.machine import machine_name
 from service.engine.session import Provider, Session, has_cuda, has_openvino, open_session
 from service.errors import BundleRefused, NotReady
 from service.image.decode import decode, decode_image, read_header
 from service.image.prepare import PrepareRecipe, jpeg_scale, plan_tiles, prepare, wanted_kinds
-from service.machine import machine_name
 from service.settings import Settings
 from service.types import AnomalyMap, Layout, LocalScale, ModelIdentity, Thresholds, TilePlan
 

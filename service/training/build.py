@@ -5,7 +5,6 @@ folder -> splits -> working resolution -> teacher's features -> training -> ONNX
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -30,17 +29,12 @@ from service.bundle.manifest import (
     Quantiles,
 )
 from service.bundle.manifest import Teacher as TeacherRecord
-from service.bundle.roi import ROI_FILE, read_roi, write_roi
+from service.bundle.roi import ROI_FILE, write_roi
 from service.bundle.verify import digest
-from service.decision.scale import roi_cells
-from service.engine.session import Session
-from service.errors import BadRequest, FlawscribeError
-from service.image.prepare import STRIDE, PrepareRecipe, plan_tiles
+from service.image.prepare import plan_tiles
 from service.image.quality import learn_gate
 from service.training.data import (
-    NormalImage,
     Splits,
-    choose_recipe,
     decoding_scale,
     load_pictures,
     require_memory,
@@ -49,11 +43,9 @@ from service.training.data import (
 from service.training.directions import look_along
 from service.training.export import round_to_half
 from service.training.features import FeatureBank
-from service.training.flaws import paint_flaw
 from service.training.forms import (
     Calibrated,
     HeldOut,
-    Product,
     calibrate_form,
     export_forms,
     golden_pictures,
@@ -63,20 +55,20 @@ from service.training.forms import (
     shrunk,
     varied,
 )
-from service.training.layout import FEWEST, choose_layout, have_one_grid
+from service.training.layout import choose_layout
 from service.training.logical import without_idle_autoencoder
 from service.training.neighbours import choose_teacher, is_better_lit
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
+from service.training.product import Picture, Product, product_of
 from service.training.recipes import Recipe, recipe_named
-from service.training.report import Report, Shown, write_report
+from service.training.report import Report, least_normal, samples, write_report
 from service.training.runs import BuildSettings, Run, checkpoint_of
 from service.training.select import Selection, run_torch
 from service.training.teacher import Teacher, load_teacher
 from service.training.train import Evaluated, Progress, Trainer
 from service.types import Border, Layout
 
-Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
 Obtain = Callable[[Trainer, Path], Detector]
 _GOLDEN_TOLERANCE = 0.02  # relative; another processor may round int8 differently
@@ -87,9 +79,7 @@ JUDGE_FLAWS = 2  # painted on each of them
 _REFERENCES = 5  # normal pictures shown to an LLM, beside the typical one
 _FASTEST_FIRST: tuple[FormName, ...] = ("int8-openvino", "bf16", "int8", "float32")
 _MOST_TYPICAL = 60  # training pictures among which the references are chosen
-_SUSPECTS = 12  # pictures that look least normal, shown in the report
 _LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy", "pillow")  # on which the scores depend
-_ROI_ASPECT = 0.02  # by how much a mask's aspect may differ from a picture's, relative
 
 
 def build(
@@ -110,7 +100,7 @@ def build(
     started = time.monotonic()
     splits = split_folder(settings.data, settings.group_by, settings.seed)
     teacher = None if settings.teacher == AUTO else load_teacher(settings.teacher, settings.teachers_dir)
-    product = _product(settings, splits)
+    product = product_of(settings, splits)
     _announce(splits, product, say)
     scale = decoding_scale(splits.images, product.recipe)
     require_memory(splits.images, scale, product.recipe)
@@ -186,8 +176,8 @@ def build(
         history=trainer.history,
         separation=separation,
         ranked=len(scores),
-        suspects=_least_normal(settings.data, splits, product, sessions[fastest], [*pictures, *held_out], scores),
-        samples=_samples(settings.seed, product, sessions[fastest], held_out),
+        suspects=least_normal(settings.data, splits, product, sessions[fastest], [*pictures, *held_out], scores),
+        samples=samples(settings.seed, product, sessions[fastest], held_out),
         seconds=seconds,
         recipe=settings.recipe,
         teacher=teacher.name,
@@ -232,65 +222,6 @@ def build(
         files=digest(files),
     )
     return write_bundle(settings.models_dir / settings.name, manifest, files)
-
-
-def _product(settings: BuildSettings, splits: Splits) -> Product:
-    images = splits.images
-    recipe = choose_recipe(images, settings.working_size)
-    sizes = [(image.width, image.height) for image in splits.train]
-    if settings.layout == "fixed" and not have_one_grid(sizes, recipe):
-        raise BadRequest(f"--layout fixed needs at least {FEWEST} pictures to learn from, all of one size")
-    if settings.lighting == "even":
-        recipe = recipe.model_copy(update={"lighting": "even"})
-    roi = None
-    if settings.roi is not None:
-        roi = _mask(settings.roi, images)
-        _require_cells(settings.roi, roi, images, recipe)
-    if settings.min_flaw_px is not None:
-        smallest = settings.min_flaw_px
-    else:  # two cells at working resolution: what the network can tell from noise
-        image = images[0]
-        plan = plan_tiles(image.width, image.height, recipe, global_map=False)
-        smallest = round(8 * image.width / plan.working_width, 2)
-    longest = max(max(image.width, image.height) for image in images)
-    if not 0 < smallest <= longest:  # nor when it is no number
-        raise BadRequest(
-            f"the smallest flaw that counts must be above 0 px and at most as long as the pictures, {longest} px, not {smallest:g}"
-        )
-    return Product(recipe, settings.global_map, smallest, roi)
-
-
-def _mask(file: Path, images: Sequence[NormalImage]) -> NDArray[np.bool_]:
-    """The mask bool [H,W] of the region that is looked at. Raises BadRequest when it cannot be read, is black all over, or
-    would be stretched over any of the `images`."""
-    try:
-        roi = read_roi(file.read_bytes())
-    except FlawscribeError as error:
-        raise BadRequest(f"{file}: {error.detail}") from error
-    if not roi.any():
-        raise BadRequest(f"{file} is black all over: white marks what is looked at")
-    height, width = roi.shape
-    other = [each for each in images if abs(width * each.height / (height * each.width) - 1) > _ROI_ASPECT]
-    if other:
-        raise BadRequest(
-            f"{file} has {width}x{height} px, another shape than {len(other)} of {len(images)} pictures, as {other[0].path} "
-            f"with {other[0].width}x{other[0].height} px: the mask would be stretched. Draw it on one of the pictures, and "
-            "train on pictures of one shape"
-        )
-    return roi
-
-
-def _require_cells(file: Path, roi: NDArray[np.bool_], images: Sequence[NormalImage], recipe: PrepareRecipe) -> None:
-    """Raises BadRequest when the mask lies between the cells of pictures of any size among the `images`: they would have no
-    score, which is found only when thresholds are set, after the training."""
-    for width, height in dict.fromkeys((image.width, image.height) for image in images):
-        plan = plan_tiles(width, height, recipe, global_map=False)
-        if not roi_cells(roi, plan).any():
-            least = math.ceil(STRIDE * max(width / plan.working_width, height / plan.working_height))
-            raise BadRequest(
-                f"{file} is too thin: pictures of {width}x{height} px are looked at every {least} px, and none of these places "
-                f"is in its white. Make it at least {least} px of the picture wide and high, or raise --working-size"
-            )
 
 
 def _suited(
@@ -430,32 +361,6 @@ def _quantiles(detector: Detector) -> Quantiles:
 
 def _counts(splits: Splits) -> dict[str, int]:
     return {use: len(getattr(splits, use)) for use in ("train", "validation", "calibration")}
-
-
-def _least_normal(
-    data: Path, splits: Splits, product: Product, session: Session, pictures: Sequence[Picture], scores: Sequence[float]
-) -> list[Shown]:
-    """Those with the highest of the `scores`, highest first, of all `pictures` to learn from and to choose the best step by,
-    with the maps by which they were scored."""
-    images = (*splits.train, *splits.validation)
-    order = [int(index) for index in np.argsort(scores)[::-1][:_SUSPECTS]]
-    return [
-        Shown(
-            pictures[index],
-            product.anomaly_map(session, pictures[index]),
-            images[index].path.relative_to(data).as_posix(),
-        )
-        for index in order
-    ]
-
-
-def _samples(seed: int, product: Product, session: Session, held_out: Sequence[Picture]) -> list[Shown]:
-    """Held-out normals, each as it is and with a painted flaw."""
-    shown = []
-    for index, rgb in enumerate(held_out[:3]):
-        flawed = paint_flaw(rgb, np.random.default_rng((seed, index, 0)))[0]
-        shown += [Shown(each, product.anomaly_map(session, each)) for each in (rgb, flawed)]
-    return shown
 
 
 def _has(name: str) -> bool:

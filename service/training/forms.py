@@ -4,60 +4,33 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from service.bundle.conformal import limits, part_scores, without_highest
-from service.bundle.load import anomaly_map_of, window_ms
+from service.bundle.load import window_ms
 from service.bundle.manifest import FORM_FILES, Form, FormName, Golden, Parity
+from service.engine.machine import machine_name
 from service.engine.session import OPENVINO_FORMS, Session, has_openvino, open_session
 from service.errors import BundleRefused
-from service.image.prepare import PrepareRecipe, plan_tiles, thumbnail, working_size
-from service.machine import machine_name
+from service.image.prepare import plan_tiles, thumbnail, working_size
 from service.training.data import NormalImage
 from service.training.export import measure_parity, require_parity, store_as_half, to_onnx
 from service.training.features import FeatureBank
 from service.training.flaws import paint_flaw
 from service.training.network import Detector
+from service.training.product import Picture, Product
 from service.training.quantize import halve, quantize
 from service.training.select import Selection
-from service.types import AnomalyMap, Border, LocalScale, TilePlan
+from service.types import TilePlan
 
-Picture = NDArray[np.uint8]
 Say = Callable[[str], None]
 _FORM_LOSS = 0.002  # how much separation a faster form may lose
 _QUANTISE_WINDOWS = 48
 _GOLDEN_WINDOWS = 8  # run by every start of the service: 2.8 s of float32 on two cores
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """What is the same for every form of the model: how pictures are prepared, and what counts as a flaw on them."""
-
-    recipe: PrepareRecipe
-    global_map: bool
-    min_flaw_px: float
-    roi: NDArray[np.bool_] | None
-    local: LocalScale = field(default_factory=Border)
-
-    def anomaly_map(self, session: Session, rgb: Picture) -> AnomalyMap:
-        """A picture's anomaly map through the served path."""
-        return anomaly_map_of(
-            session,
-            rgb,
-            recipe=self.recipe,
-            global_map=self.global_map,
-            min_flaw_px=self.min_flaw_px,
-            roi=self.roi,
-            local=self.local,
-        )
-
-    def score(self, session: Session, rgb: Picture) -> float:
-        """A picture's anomaly score through the served path."""
-        return self.anomaly_map(session, rgb).score
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,11 @@ from PIL import Image
 
 from service.bundle.manifest import FormName
 from service.decision.heatmap import overlay_png
+from service.engine.session import Session
+from service.training.data import Splits
+from service.training.flaws import paint_flaw
 from service.training.forms import Calibrated
+from service.training.product import Picture, Product
 from service.training.train import History
 from service.types import AnomalyMap, Lighting, Thresholds
 
@@ -22,6 +27,7 @@ _METHODS = {"conformal": "counted on", "fitted_tail": "extrapolated (fitted tail
 _BY_PLACE = {True: "what is normal measured place by place", False: "one measure of what is normal for all places"}
 _LIGHT: dict[Lighting, str] = {"as_is": "light as it is", "even": "light evened out"}
 _WIDTH, _HEIGHT = 640, 220
+_SUSPECTS = 12  # pictures that look least normal
 _NAMED = 5  # of the parts that set the thresholds
 _USES = {"train": "to learn from", "validation": "to choose the best step by", "calibration": "to set thresholds by"}
 _STYLE = (
@@ -187,3 +193,29 @@ def thumbnail(rgb: NDArray[np.uint8], mapped: AnomalyMap, limits: Thresholds) ->
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def least_normal(
+    data: Path, splits: Splits, product: Product, session: Session, pictures: Sequence[Picture], scores: Sequence[float]
+) -> list[Shown]:
+    """Those with the highest of the `scores`, highest first, of all `pictures` to learn from and to choose the best step by,
+    with the maps by which they were scored."""
+    images = (*splits.train, *splits.validation)
+    order = [int(index) for index in np.argsort(scores)[::-1][:_SUSPECTS]]
+    return [
+        Shown(
+            pictures[index],
+            product.anomaly_map(session, pictures[index]),
+            images[index].path.relative_to(data).as_posix(),
+        )
+        for index in order
+    ]
+
+
+def samples(seed: int, product: Product, session: Session, held_out: Sequence[Picture]) -> list[Shown]:
+    """Held-out normals, each as it is and with a painted flaw."""
+    shown = []
+    for index, rgb in enumerate(held_out[:3]):
+        flawed = paint_flaw(rgb, np.random.default_rng((seed, index, 0)))[0]
+        shown += [Shown(each, product.anomaly_map(session, each)) for each in (rgb, flawed)]
+    return shown

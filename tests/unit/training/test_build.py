@@ -24,10 +24,11 @@ from service.errors import BadRequest
 from service.image.decode import decode
 from service.image.prepare import PrepareRecipe
 from service.training import logical
-from service.training.build import _mask, _require_cells, build
+from service.training.build import build
 from service.training.data import NormalImage, load_pictures, split_folder
 from service.training.export import store_as_half, to_onnx
 from service.training.network import Detector
+from service.training.product import _mask, _require_cells
 from service.training.recipes import recipe_named
 from service.training.runs import BuildSettings, remembered
 from service.training.select import Selection

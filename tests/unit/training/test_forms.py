@@ -14,12 +14,14 @@ from service.engine.session import has_openvino
 from service.errors import BundleRefused
 from service.image.prepare import PrepareRecipe
 from service.training import forms as forms_module
-from service.training.forms import Calibrated, HeldOut, Product, calibrate_form, open_form
+from service.training.forms import Calibrated, HeldOut, calibrate_form, open_form
+from service.training.product import Product
 from service.types import WindowMaps
 from tests.networks import darkness_network, grey_picture
 from tests.unit.engine.test_session import FakeRuntime
 
 WINDOWS = np.random.default_rng(0).integers(0, 256, (12, 256, 256, 3), dtype=np.uint8)
+PLAN = SimpleNamespace(wanted=("maps",) * len(WINDOWS))
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def calibrated(
 
     monkeypatch.setattr(forms_module, "open_session", opened)
     unused: Any = None
-    chooser: Any = SimpleNamespace(examples=[SimpleNamespace(windows=WINDOWS)])
+    chooser: Any = SimpleNamespace(examples=[SimpleNamespace(windows=WINDOWS, plan=PLAN)])
     measured: Any = session
     held_out: Any = HeldOut(
         [SimpleNamespace(part=part) for part, _ in shots],
@@ -113,7 +115,7 @@ def test_parity_is_measured_at_seven_too_where_a_gpu_is(
 def test_a_gpu_s_form_is_timed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = Level("cpu")
     calibrated("fp16", Level("cuda"), monkeypatch, on_cpu)
-    assert on_cpu.batches == [1] * 7
+    assert on_cpu.batches == [8] * 8  # eight of its twelve windows together, once more than counts
 
 
 def test_thresholds_are_set_by_the_highest_shot_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
