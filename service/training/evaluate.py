@@ -163,11 +163,11 @@ def evaluate(bundle: Bundle, scored: Sequence[Scored]) -> Evaluation:
     limits = bundle.thresholds
     rejected, reviewed = scores > limits.reject, (scores > limits.review) & (scores <= limits.reject)
     masked = [item for item in scored if item.truth is not None]
-    pixel = pro = pro_005 = None
-    if any(item.truth is not None and item.truth.any() for item in masked):
+    pixel = _pixel_auroc(scored)
+    pro = pro_005 = None
+    if pixel is not None:
         maps = [item.cells for item in masked]
         truths = [item.truth for item in masked if item.truth is not None]
-        pixel = auroc(np.concatenate([values.ravel() for values in maps]), np.concatenate([t.ravel() for t in truths]))
         pro, pro_005 = au_pro(maps, truths, 0.3), au_pro(maps, truths, 0.05)
     return Evaluation(
         model=bundle.manifest.name,
@@ -202,9 +202,19 @@ def _of_defect(
     return {
         "images": int(mine.sum()),
         "image_auroc": auroc(scores[chosen], flawed[chosen]),
+        "pixel_auroc": _pixel_auroc([item for item, is_chosen in zip(scored, chosen, strict=True) if is_chosen]),
         "escape": asdict(_rate(~rejected[mine & decided])),
         "undecidable": int((mine & ~decided).sum()),
     }
+
+
+def _pixel_auroc(scored: Sequence[Scored]) -> float | None:
+    """Over all pixels of pictures that are good or whose flaw somebody drew; None where nobody drew any."""
+    masked = [(item.cells.ravel(), item.truth.ravel()) for item in scored if item.truth is not None]
+    if not any(truth.any() for _, truth in masked):
+        return None
+    values, truths = (np.concatenate(parts) for parts in zip(*masked, strict=True))
+    return auroc(values, truths)
 
 
 def _rate(hits: NDArray[np.bool_]) -> Rate:
@@ -245,6 +255,7 @@ def to_html(evaluation: Evaluation, bundle: Bundle, scored: Sequence[Scored]) ->
     """The figures and the worst pictures as a page that stands alone."""
     rows = "".join(
         f"<tr><td>{escape(defect)}</td><td>{row['images']}</td><td>{row['image_auroc']:.4f}</td>"
+        f"<td>{'no masks' if row['pixel_auroc'] is None else format(row['pixel_auroc'], '.4f')}</td>"
         f"<td>{row['escape']['rate']:.1%} ({row['escape']['low']:.1%} to {row['escape']['high']:.1%})</td>"
         f"<td>{row['undecidable']}</td></tr>"
         for defect, row in evaluation.by_defect.items()
@@ -267,7 +278,8 @@ def to_html(evaluation: Evaluation, bundle: Bundle, scored: Sequence[Scored]) ->
         f"<h1>{escape(evaluation.model)} {evaluation.version}, {evaluation.form}, {evaluation.images} pictures</h1>"
         f"<ul>{listed}<li>overkill {overkill.rate:.1%} ({overkill.low:.1%} to {overkill.high:.1%})</li>"
         f"<li>escape {missed.rate:.1%} ({missed.low:.1%} to {missed.high:.1%})</li></ul>"
-        f"<table><tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>escape</th><th>undecidable</th></tr>"
+        f"<table><tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>pixel AUROC</th><th>escape</th>"
+        f"<th>undecidable</th></tr>"
         f"{rows}</table>{undecidable}"
         f"<h2>Worst of what can be judged: good parts with the highest scores, flawed ones with the lowest</h2>{figures}</html>\n"
     )

@@ -85,6 +85,27 @@ def test_pixel_figures_of_noise_are_those_of_chance(probe: Bundle, dataset: Path
     assert found.au_pro_005 == pytest.approx(0.025, abs=0.01)
 
 
+def test_each_defect_has_a_pixel_figure_of_its_own_and_none_where_nobody_drew_it(probe: Bundle, lit: Path) -> None:
+    scored = score_all(probe, find_test_images(lit))
+    drawn = {"good": (0.0, False), "hole": (1.0, True)}  # what the map says there, and whether it is flawed
+    figures = evaluate(
+        probe,
+        [
+            replace(
+                each,
+                cells=np.full((4, 4), drawn.get(each.image.defect, (0.0, False))[0], np.float32),
+                truth=np.full((4, 4), drawn[each.image.defect][1]) if each.image.defect in drawn else None,
+            )
+            for each in scored
+        ],
+    )
+    assert {defect: row["pixel_auroc"] for defect, row in figures.by_defect.items()} == {"hole": 1.0, "stain": None}
+    assert figures.pixel_auroc == 1.0
+    page = to_html(figures, probe, scored)
+    assert "<td>1.0000</td>" in page
+    assert "<td>no masks</td>" in page
+
+
 @pytest.fixture
 def gated(probe: Bundle) -> Bundle:
     """The probe with a gate that takes nothing darker than 100 on average."""
