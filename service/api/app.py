@@ -46,7 +46,7 @@ from service.captions.memory import Memory
 from service.captions.products import load_products
 from service.console.pages import make_router
 from service.decision.verdict import conformal_p_value
-from service.errors import FlawscribeError
+from service.errors import FlawscribeError, RecordsFailure
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.records.database import DatabaseAway
@@ -138,7 +138,8 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
         await asyncio.to_thread(state.inspector.close)
         await asyncio.to_thread(state.trainings.close)
         await asyncio.to_thread(state.shadows.close)
-        state.loaders.shutdown(wait=False, cancel_futures=True)
+        for pool in (state.loaders, state.keepers):
+            pool.shutdown(wait=False, cancel_futures=True)
         if state.records is not None:
             await asyncio.to_thread(state.records.close)
 
@@ -147,13 +148,11 @@ async def _load_default(state: ServiceState) -> None:
     """Open the records, load and warm up what answers when no model is named, then say ready."""
     opening = asyncio.create_task(_open_records_at_last(state))
     try:
-        refused = None
-        if state.default_model is not None:
-            try:
-                state.describe(await asyncio.to_thread(state.store.load, state.default_model))
-            except FlawscribeError as error:
-                refused = error
+        refused = await _refusal_of_default(state)
         await opening
+        if state.default_model is None:  # one may have come into service meanwhile
+            state.default_model = _default_model(state.settings, state.store)
+            refused = await _refusal_of_default(state)
         loaded = {bundle.manifest.name for bundle in state.store.in_service()}  # another version, activated meanwhile
         if refused is not None and state.default_model not in loaded:
             state.lifecycle.wants_model = True  # a version of it that can be loaded, once activated
@@ -171,6 +170,17 @@ async def _load_default(state: ServiceState) -> None:
         opening.cancel()
 
 
+async def _refusal_of_default(state: ServiceState) -> FlawscribeError | None:
+    """Load what answers when no model is named; why that cannot be, or None."""
+    if state.default_model is None:
+        return None
+    try:
+        state.describe(await asyncio.to_thread(state.store.load, state.default_model))
+    except FlawscribeError as error:
+        return error
+    return None
+
+
 async def _open_records_at_last(state: ServiceState) -> None:
     """Open the records; a database that is away is asked again, since after a machine's restart it may come up behind us."""
     while True:
@@ -178,7 +188,7 @@ async def _open_records_at_last(state: ServiceState) -> None:
             await asyncio.to_thread(_open_records, state)
             state.lifecycle.failure = None
             return
-        except DatabaseAway as error:
+        except (DatabaseAway, RecordsFailure) as error:  # or it went away again while it was read
             if state.lifecycle.failure != error.detail:
                 log.error("not ready, but trying again: %s", error.detail)
             state.lifecycle.failure = error.detail
@@ -186,7 +196,7 @@ async def _open_records_at_last(state: ServiceState) -> None:
 
 
 def _open_records(state: ServiceState) -> None:
-    """The records, the memory of their cases, and what puts flaws into words. Raises SettingsError."""
+    """The records, the memory of their cases, and what puts flaws into words. Raises SettingsError, RecordsFailure."""
     settings = state.settings
     products = load_products(settings.products_dir)
     memory = Memory()
@@ -196,13 +206,18 @@ def _open_records(state: ServiceState) -> None:
     age = None if settings.keep_days is None else timedelta(days=settings.keep_days)
     size = None if settings.keep_pictures_gb is None else int(settings.keep_pictures_gb * 2**30)
     records = Records(RecordsOptions(settings.records_dir, settings.database_url, keep=Keep(age, size)))
-    captioner = Captioner(products, memory, state.llm, records.accepted)
-    state.follower = Follower(records, captioner)
-    if state.llm is not None:
-        state.llm.budget.keep_in(records)
-    state.records, state.captioner = records, captioner
-    state.shadows.restore(records)
-    show_checks(state)
+    try:
+        captioner = Captioner(products, memory, state.llm, records.accepted)
+        state.follower = Follower(records, captioner)
+        if state.llm is not None:
+            state.llm.budget.keep_in(records)
+        state.records, state.captioner = records, captioner
+        show_checks(state)
+        state.shadows.restore(records)
+    except BaseException:
+        state.records = state.captioner = state.follower = None
+        records.close()
+        raise
 
 
 def _open_llm(settings: Settings, metrics: Metrics) -> GuardedLlm | None:

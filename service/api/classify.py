@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
@@ -77,9 +79,10 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         raise NotAcceptable("answers are application/json")
     deadline = deadline_of(request, state)
     keep = keeping(query.store, request, state)
-    later = keep.wanted and _prefers_async(request) and len(state.pending) < _MOST_PENDING
-    with state.room_for_body(request.headers):
+    with state.room_for_body(request.headers), contextlib.ExitStack() as promises:
         incoming = await read_pictures(request, state.limits, with_context=True, query=ClassifyQuery.model_fields)
+        wished = keep.wanted and _prefers_async(request)
+        later = wished and promises.enter_context(_promised(state, len(incoming.pictures)))
         context = incoming.context or query.context
         async with once(request, state, lambda: digest(request, incoming.pictures, context), deadline) as claim:
             if claim is not None and claim.answer is not None:
@@ -169,6 +172,20 @@ def _word_later(state: ServiceState, bundle: Bundle, inspection: Inspection, con
             state.pending.pop(inspection.id, None)
 
     state.pending[inspection.id] = asyncio.create_task(work())
+
+
+@contextlib.contextmanager
+def _promised(state: ServiceState, pictures: int) -> Iterator[bool]:
+    """Whether so many may wait for words that come later; they are counted until the block ends, when those whose words are being
+    found count for themselves."""
+    if len(state.pending) + state.promised + pictures > _MOST_PENDING:
+        yield False
+        return
+    state.promised += pictures
+    try:
+        yield True
+    finally:
+        state.promised -= pictures
 
 
 def _prefers_async(request: Request) -> bool:

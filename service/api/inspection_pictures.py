@@ -101,7 +101,7 @@ async def _judged_anew(request: Request, state: ServiceState, inspection_id: str
     state.require_ready()
     deadline = deadline_of(request, state)
     record, data = await asyncio.to_thread(_kept, records_of(state), inspection_id)
-    async with state.leased(record.model.name, record.model.version) as bundle:
+    async with state.leased(record.model.name, record.model.version, deadline) as bundle:
         # the recorded threshold may be the request's own; of another form it is on another scale
         threshold = record.thresholds.reject if bundle.form_name == record.model.precision else None
         judging = judge_all(state, bundle, (Picture(data),), deadline, threshold, counted=False)

@@ -150,8 +150,6 @@ async def conclude(
         if keep.wanted:  # one is quick; many are made beside the event loop
             make = partial(_records, kept, bundle, method, request_id, keep.storing)
             rows = make() if len(kept) == 1 else await asyncio.to_thread(make)
-        if keep.storing == "image":
-            await asyncio.to_thread(_keep_pictures, records, kept)
         headers = {name: value for name, value in response.headers.items() if name in _PART_OF_IT}
         media_type = response.media_type or "application/json"
         answer = Answer(response.status_code, media_type, bytes(response.body), headers)
@@ -159,6 +157,9 @@ async def conclude(
         insisted = keep.asked or claim is not None
         try:
             async with asyncio.timeout(max(_LEAST_SAVE_S, left if insisted else min(left, _MOST_SAVE_S))):
+                if keep.storing == "image":
+                    loop = asyncio.get_running_loop()
+                    await loop.run_in_executor(state.keepers, _keep_pictures, records, kept)
                 await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
         except TimeoutError as error:
             raise RecordsFailure("the records did not take it in time") from error

@@ -83,6 +83,9 @@ class ServiceState:
     shadows: Shadows = field(init=False)
     # models are loaded by threads of their own, so that many who wait for one do not hold up all else that runs in threads
     loaders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "flawscribe-loads"))
+    # and pictures kept, on a disk that may be far away and stall
+    keepers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flawscribe-pictures"))
+    promised: int = 0  # pictures of requests under way whose words are to come later
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
     def __post_init__(self) -> None:
@@ -144,6 +147,7 @@ class ServiceState:
         if lease is not None:
             bundle = lease.__enter__()
         else:
+            await asyncio.to_thread(self.store.require, name, version)  # a wrong name waits for nobody's loading
             lease = self.store.lease(name, version)
             loading = asyncio.get_running_loop().run_in_executor(self.loaders, lease.__enter__)
             try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.bundle.load import Bundle, EngineOptions, Precision, expected_budget_s, golden_failure, load_bundle
-from service.bundle.manifest import NAME_PATTERN, Manifest
+from service.bundle.manifest import NAME_PATTERN, FormName, Manifest
 from service.bundle.verify import read_manifest
 from service.engine.session import return_memory
 from service.errors import BundleRefused, NoSuchModel
@@ -58,6 +58,7 @@ class Store:
     pinned: frozenset[str] = frozenset()
     _loaded: dict[_Key, _Loaded] = field(default_factory=dict)
     _in_service: dict[str, int] = field(default_factory=dict)
+    _window_ms: dict[_Key, dict[FormName, float]] = field(default_factory=dict)  # as measured here, when first loaded
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _loading: threading.Lock = field(default_factory=threading.Lock)
     _activating: threading.Lock = field(default_factory=threading.Lock)
@@ -109,7 +110,7 @@ class Store:
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A version's manifest, without loading its network. Raises NoSuchModel or BundleRefused."""
-        self._require(name, version)
+        self.require(name, version)
         return read_manifest(self.models_dir / name / str(version))
 
     def is_loaded(self, name: str, version: int) -> bool:
@@ -130,12 +131,7 @@ class Store:
 
     def load(self, name: str, version: int | None = None) -> Bundle:
         """Load (once) and warm up. Raises NoSuchModel, BundleRefused or NotReady."""
-        wanted = self.active_version(name) if version is None else version
-        if wanted is None:
-            raise NoSuchModel(
-                f"no version of {name!r} is in service yet; put one in service (POST /models/{name}/activate) or name it "
-                f"(?version=): there are {', '.join(map(str, self.versions(name)))}"
-            )
+        wanted = self.require(name, version)
         entry = self._loaded.get((name, wanted)) or self._load(
             name, wanted
         )  # a loaded one waits for no other's loading
@@ -177,7 +173,7 @@ class Store:
 
         The one in service stays when the new one is refused (BundleRefused), and goes after its last request otherwise.
         """
-        self._require(name, version)
+        self.require(name, version)
         with self._activating:
             if not self.is_loaded(name, version):
                 self._probe(self.models_dir / name / str(version))
@@ -204,7 +200,6 @@ class Store:
                     return entry
 
     def _load(self, name: str, version: int) -> _Loaded:
-        self._require(name, version)
         with self._loading:
             if (entry := self._loaded.get((name, version))) is None:
                 entry = _Loaded(self._read(name, version), used=time.monotonic())
@@ -216,7 +211,7 @@ class Store:
 
     def _read(self, name: str, version: int) -> Bundle:
         folder = self.models_dir / name / str(version)
-        bundle = load_bundle(folder, self.options)
+        bundle = load_bundle(folder, self.options, self._window_ms.setdefault((name, version), {}))
         if (bundle.manifest.name, bundle.manifest.version) != (name, version):
             raise BundleRefused(
                 f"{folder} holds {bundle.manifest.name} {bundle.manifest.version}, not what its path says"
@@ -277,10 +272,22 @@ class Store:
             if not entry.leases and (entry.retired or key in oldest):
                 del self._loaded[key]
 
-    def _require(self, name: str, version: int) -> None:
-        if version not in self.versions(name):
-            known = ", ".join(map(str, self.versions(name)))
-            raise NoSuchModel(f"model {name!r} has no version {version}; there are: {known}")
+    def require(self, name: str, version: int | None = None) -> int:
+        """The version that is meant: by default the one that answers for the name. Nothing is loaded. Raises NoSuchModel where
+        there is none."""
+        wanted = self.active_version(name) if version is None else version
+        if wanted is not None and self.is_loaded(name, wanted):
+            return wanted
+        known = self.versions(name)
+        listed = ", ".join(map(str, known))
+        if wanted is None:
+            raise NoSuchModel(
+                f"no version of {name!r} is in service yet; put one in service (POST /models/{name}/activate) or name it "
+                f"(?version=): there are {listed}"
+            )
+        if wanted not in known:
+            raise NoSuchModel(f"model {name!r} has no version {wanted}; there are: {listed}")
+        return wanted
 
     def _probe(self, folder: Path) -> None:
         """Load the network in a child process first: a file that crashes ONNX Runtime must not take the service along."""

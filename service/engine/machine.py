@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from pathlib import Path
 
 from service.engine.session import available_cores
 
+_CPUINFO = Path("/proc/cpuinfo")
+
 
 def processor_name() -> str:
-    """The processor's name as the system has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    """The processor's name as the system has it; on ARM, where Linux has none, by the numbers of its maker and kind."""
+    told: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in _CPUINFO.read_text().splitlines():
+            key, _, value = line.partition(":")
+            told.setdefault(key.strip(), value.strip())
+    numbers = [told[key] for key in ("CPU implementer", "CPU part", "CPU revision") if key in told]
+    return told.get("model name") or " ".join([platform.processor() or platform.machine(), *numbers])
 
 
 def machine_name(threads: int = 0) -> str:

@@ -289,7 +289,11 @@ def test_no_more_words_are_promised_than_may_wait(models: Path, monkeypatch: pyt
         assert "preference-applied" not in at_once.headers
         gate.set()
         wait_until(lambda: not service.state.pending)
+        two = [("image", ("a.png", ONE)), ("image", ("b.png", ONE))]
+        assert service.client.post("/classify", files=two, headers={"prefer": "respond-async"}).status_code == 200
         assert ask().status_code == 202
+        wait_until(lambda: not service.state.pending)
+        assert service.state.promised == 0
 
 
 def test_words_to_come_later_are_promised_once(service: Service) -> None:

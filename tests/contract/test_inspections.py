@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import hashlib
 import json
@@ -22,6 +23,7 @@ import pytest
 from service.api import app
 from service.api.access import create_key
 from service.api.app import watch_drift
+from service.errors import RecordsFailure
 from service.records.database import DatabaseAway
 from service.records.store import Records
 from tests.contract.serving import Gate, Service, running, wait_until
@@ -368,6 +370,82 @@ def test_records_that_stall_hold_up_no_detection(service: Service, monkeypatch: 
     assert held.result(20) is True
     assert detect(service)["stored"] is True
     assert detect(service, headers={"idempotency-key": "k"})["stored"] is True
+
+
+def test_a_picture_folder_that_stalls_holds_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.05)
+    monkeypatch.setattr("service.api.recording._MOST_SAVE_S", 0.05)
+    opened = threading.Event()
+    assert service.state.records is not None
+    put = service.state.records.pictures.put
+
+    def stalled(*asked: Any) -> Any:
+        assert opened.wait(60)
+        return put(*asked)
+
+    monkeypatch.setattr(service.state.records.pictures, "put", stalled)
+    service.state.settings = service.state.settings.model_copy(update={"store": "image"})
+    try:
+        for _ in range(12):  # more than there are threads of any kind
+            assert detect(service)["stored"] is False
+        body = {"images": [{"data": base64.b64encode(BAD).decode()}]}
+        assert service.client.post("/detect", json=body).status_code == 200  # read in a thread
+        asked = service.client.post(
+            "/detect", files={"image": BAD}, params={"store": "image"}, headers={"x-deadline-ms": "200"}
+        )
+        assert (asked.status_code, asked.json()["type"]) == (503, "/problems/records-failure")
+    finally:
+        opened.set()
+    wait_until(lambda: detect(service)["stored"] is True)
+
+
+def test_a_database_that_goes_away_while_it_is_read_at_start_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    away, closed, read = threading.Event(), [], app.Follower
+    close = Records.close
+
+    def follower(*asked: Any) -> Any:
+        if not away.is_set():
+            raise RecordsFailure("server closed the connection unexpectedly")
+        return read(*asked)
+
+    def closing(self: Records) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(app, "Follower", follower)
+    monkeypatch.setattr(Records, "close", closing)
+    monkeypatch.setattr(app, "_AGAIN_S", 0.05)
+    with running(tmp_path, ready=False) as service:
+        told = service.client.get("/readyz")
+        assert (told.status_code, "closed the connection" in told.text) == (503, True)
+        wait_until(lambda: len(closed) > 1)
+        assert service.state.records is None
+        away.set()
+        wait_until(lambda: service.client.get("/readyz").status_code == 200)
+        assert detect(service)["stored"] is True
+
+
+def test_the_first_model_that_is_activated_while_the_database_is_away_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = threading.Event()
+
+    def records(*asked: Any) -> Records:
+        if not away.is_set():
+            raise DatabaseAway("connection refused")
+        return Records(*asked)
+
+    monkeypatch.setattr(app, "Records", records)
+    monkeypatch.setattr(app, "_AGAIN_S", 0.05)
+    with running(tmp_path, ready=False) as service:
+        write_bundle(tmp_path, "probe", 1)
+        assert service.client.post("/models/probe/activate", json={"version": 1}).status_code == 200
+        away.set()
+        wait_until(lambda: service.client.get("/readyz").status_code == 200)
+        assert detect(service)["stored"] is True
 
 
 def test_records_take_any_metadata(service: Service) -> None:

@@ -91,6 +91,9 @@ def test_a_model_that_is_long_in_loading_holds_up_neither_deadlines_nor_others(
         assert two.client.post("/detect", json=body).status_code == 200  # its JSON is read in a thread
         late = two.client.post("/detect?model=slow", files=FILES, headers={"x-deadline-ms": "50"})
         assert late.status_code == 504
+        soon = {"x-deadline-ms": "5000"}
+        assert two.client.post("/detect?model=typo", files=FILES, headers=soon).status_code == 404
+        assert two.client.post("/detect?model=slow&version=9", files=FILES, headers=soon).status_code == 404
         opened.set()
         assert {each.result().status_code for each in slow} == {200}
     assert not any(held.leases for held in two.state.store._loaded.values())
