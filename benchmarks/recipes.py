@@ -4,6 +4,7 @@ beside the paper's.
     python -m benchmarks.recipes --sets bottle brushed-metal --steps 400          # ablations
     python -m benchmarks.recipes --sets cookies --variants default "no penalty"   # some of them
     python -m benchmarks.recipes --sets bottle --curve                            # the same set, two recipes, more and more steps
+    python -m benchmarks.recipes --sets bottle --steps 200 --teachers pdn-small pdn-medium energies   # short students of each
 
 Each row is one training from the same pictures, teacher and seed, to the end of its steps, judged on the test images in bfloat16,
 as training judges its checkpoints: without the forms that serve, and without what a finished training adds (a measure for each
@@ -47,6 +48,7 @@ from service.training.network import Detector, mixed_precision
 from service.training.penalty import PenaltyImages
 from service.training.recipes import Recipe, recipe_named
 from service.training.select import Selection, run_torch
+from service.training.teacher import load_teacher
 from service.training.train import Trainer
 from service.types import AnomalyMap, TilePlan, WindowMaps
 
@@ -56,9 +58,9 @@ CURVE = {"default": (50, 100, 200, 400, 800), "paper": (200, 500, 1000, 2000)}
 
 
 class Material:
-    """A set made ready once for all its trainings, with the teacher that training chooses for it."""
+    """A set made ready once for all its trainings, with the teacher that training chooses for it, or one by name."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, teacher: str | None = None) -> None:
         data, _, group_by = prepare_set(name, 0, folder)
         splits = split_folder(data, group_by, 0)
         self.recipe = choose_recipe((*splits.train, *splits.validation, *splits.calibration), None)
@@ -69,8 +71,11 @@ class Material:
         self.tests = find_test_images(data)
         judge = self.selection(1, global_map=True, each=JUDGE_FLAWS)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teachers = Path("models/teachers")
-        self.teacher = choose_teacher(teachers, pictures, self.recipe, judge.examples, device, print)
+        self.teacher = (
+            choose_teacher(Path("models/teachers"), pictures, self.recipe, judge.examples, device, print)
+            if teacher is None
+            else load_teacher(teacher)
+        )
         self.bank = FeatureBank(pictures, self.recipe, self.teacher.network.to(device))
 
     def selection(self, seed: int, *, global_map: bool, each: int = 2) -> Selection:
@@ -166,6 +171,14 @@ def ablations(material: Material, steps: int, folder: Path, variants: Sequence[s
         yield {"variant": variant, "image_auroc": reader.auroc(), "painted": reader.painted, **told}
 
 
+def student(material: Material, steps: int, folder: Path) -> Row:
+    """A short training of the default recipe."""
+    recipe = replace(recipe_named("default", 0), steps=steps, patience=None)
+    detector, chooser, told = train(material, recipe, global_map=True, folder=folder)
+    reader = Reader(material, detector, chooser)
+    return {"image_auroc": reader.auroc(), "painted": reader.painted, **told}
+
+
 def curve(material: Material, folder: Path, done: set[tuple[str, int]]) -> Iterator[Row]:
     """Both recipes, each with more and more steps, without those that are done."""
     for name, many in CURVE.items():
@@ -197,7 +210,21 @@ def with_tables(page: str) -> str:
     source = f"{machine['processor']}, {machine['cores']} cores: [{RESULTS.name}](../{RESULTS})"
     told = {
         "curve": {"set": "set", "recipe": "recipe", "steps": "steps", "tflop": "TFLOP", "image_auroc": "image AUROC"},
-        "ablations": {"set": "set", "variant": "variant", "steps": "steps", "image_auroc": "image AUROC"},
+        "ablations": {
+            "set": "set",
+            "variant": "variant",
+            "steps": "steps",
+            "painted": "painted flaws",
+            "image_auroc": "image AUROC",
+        },
+        "students": {
+            "set": "set",
+            "teacher": "teacher",
+            "steps": "steps",
+            "tflop": "TFLOP",
+            "painted": "painted flaws",
+            "image_auroc": "image AUROC",
+        },
     }
     for part, columns in told.items():
         rows = sorted(
@@ -205,6 +232,24 @@ def with_tables(page: str) -> str:
         )
         page = filled(page, part, f"{markdown(rows, columns)}\n\n{source}")
     return page
+
+
+def students(sets: Sequence[str], teachers: Sequence[str], steps: int) -> None:
+    """A row for each set and teacher that has none of so many steps."""
+    for name in sets:
+        for teacher in teachers:
+            if any(_same(row, set=name, teacher=teacher, steps=steps) for row in kept_rows().get("students", [])):
+                continue
+            with tempfile.TemporaryDirectory() as place:
+                row = student(Material(name, Path(place), teacher), steps, Path(place))
+            told = {"set": name, "teacher": teacher, **row}
+            print(told, flush=True)
+            keep("students", told)
+    PAGE.write_text(with_tables(PAGE.read_text()))
+
+
+def _same(row: Row, **told: Any) -> bool:
+    return all(row[key] == value for key, value in told.items())
 
 
 def main() -> None:
@@ -215,7 +260,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="of each ablation, at most")
     parser.add_argument("--variants", nargs="+", choices=[*CHANGES], default=[*CHANGES], help="of the ablations")
     parser.add_argument("--curve", action="store_true", help="AUROC over compute, in place of ablations")
+    parser.add_argument("--teachers", nargs="+", metavar="NAME", help="a short student of each, in place of ablations")
     options = parser.parse_args()
+    if options.teachers:
+        students(options.sets, options.teachers, options.steps)
+        return
     kind = "curve" if options.curve else "ablations"
     for name in options.sets:
         mine = [row for row in kept_rows().get(kind, []) if row["set"] == name]

@@ -41,7 +41,7 @@ _LEAST_OPENVINO = 200_000_000
 _CUDA_BUDGET_S = 0.002
 _CPU_MARGIN = 1.25  # a CPU's budget over the network's time
 _UNKNOWN_CPU_BUDGET_S = 0.25
-_TIMED_WINDOWS = 8  # of a picture, at most, when the network is timed
+_TIMED_WINDOWS = 4  # of a picture, at most, when the network is timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ def _budget_s(window_ms: float, provider: str) -> float:
     return _CUDA_BUDGET_S if provider == "cuda" else _CPU_MARGIN * window_ms / 1000
 
 
-def window_ms(session: Session, windows: NDArray[np.uint8], plan: TilePlan, runs: int = 7) -> float:
+def window_ms(session: Session, windows: NDArray[np.uint8], plan: TilePlan, runs: int = 5) -> float:
     """Milliseconds that a picture's network takes for each of its windows, a few of them at most: all together, as the service has
     them, since windows that run side by side take less than one by one; the quickest of `runs`, since what else the machine
     does meanwhile is not the network's.

@@ -45,6 +45,7 @@ from service.training.export import round_to_half
 from service.training.features import FeatureBank
 from service.training.forms import (
     Calibrated,
+    Exact,
     HeldOut,
     calibrate_form,
     export_forms,
@@ -144,14 +145,14 @@ def build(
         detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half
     )
     sessions = {name: open_form(data, name) for name, data in networks.items()}
+    exact = Exact.of(detector, chooser)
     calibrated = {
         name: calibrate_form(
             name,
             networks[name],
             session,
             product,
-            detector,
-            chooser,
+            exact,
             HeldOut(splits.calibration, calibration),
             settings.false_reject_rate,
         )

@@ -18,18 +18,19 @@ from service.engine.session import OPENVINO_FORMS, Session, has_openvino, open_s
 from service.errors import BundleRefused
 from service.image.prepare import plan_tiles, thumbnail, working_size
 from service.training.data import NormalImage
-from service.training.export import measure_parity, require_parity, store_as_half, to_onnx
+from service.training.export import parity_with, require_parity, store_as_half, to_onnx
 from service.training.features import FeatureBank
 from service.training.flaws import paint_flaw
 from service.training.network import Detector
 from service.training.product import Picture, Product
 from service.training.quantize import halve, quantize
-from service.training.select import Selection
-from service.types import TilePlan
+from service.training.select import Example, Selection, run_torch
+from service.types import TilePlan, WindowMaps
 
 Say = Callable[[str], None]
 _FORM_LOSS = 0.002  # how much separation a faster form may lose
 _QUANTISE_WINDOWS = 48
+_PARITY_WINDOWS = 9
 _GOLDEN_WINDOWS = 8  # run by every start of the service: 2.8 s of float32 on two cores
 
 
@@ -39,6 +40,21 @@ class HeldOut:
 
     images: Sequence[NormalImage]
     pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """What forms are compared with: a few windows uint8 [n,256,256,3] and torch's maps of them; one picture among them."""
+
+    windows: NDArray[np.uint8]
+    maps: WindowMaps
+    picture: Example
+
+    @classmethod
+    def of(cls, detector: Detector, chooser: Selection) -> Exact:
+        """Of the first of the chooser's pictures."""
+        windows = np.concatenate([example.windows for example in chooser.examples])[:_PARITY_WINDOWS]
+        return cls(windows, run_torch(detector, windows), chooser.examples[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +130,7 @@ def calibrate_form(
     network: bytes,
     session: Session,
     product: Product,
-    detector: Detector,
-    chooser: Selection,
+    exact: Exact,
     held_out: HeldOut,
     false_reject_rate: float,
 ) -> Calibrated:
@@ -124,14 +139,14 @@ def calibrate_form(
 
     Raises BundleRefused when the float32 form does not give torch's scores.
     """
-    windows = np.concatenate([example.windows for example in chooser.examples])[:9]
-    parity: Parity = measure_parity(detector, session, windows, (1, 3, 7) if session.provider == "cuda" else (1, 3))
+    batches = (1, 3, 7) if session.provider == "cuda" else (1, 3)
+    parity: Parity = parity_with(exact.maps, session, exact.windows, batches)
     if name == "float32":
         require_parity(parity)
     scores = [product.score(session, picture) for picture in held_out.pictures]
     by_part = part_scores([image.part for image in held_out.images], scores)
-    typical = chooser.examples[0]
-    return calibrated_form(name, network, session, parity, typical.windows, typical.plan, by_part, false_reject_rate)
+    shown = exact.picture
+    return calibrated_form(name, network, session, parity, shown.windows, shown.plan, by_part, false_reject_rate)
 
 
 def calibrated_form(

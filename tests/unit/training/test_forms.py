@@ -14,7 +14,7 @@ from service.engine.session import has_openvino
 from service.errors import BundleRefused
 from service.image.prepare import PrepareRecipe
 from service.training import forms as forms_module
-from service.training.forms import Calibrated, HeldOut, calibrate_form, open_form
+from service.training.forms import Calibrated, Exact, HeldOut, calibrate_form, open_form
 from service.training.product import Product
 from service.types import WindowMaps
 from tests.networks import darkness_network, grey_picture
@@ -76,7 +76,7 @@ def calibrated(
     shots: Sequence[tuple[str, int]] = SHOTS,
 ) -> Calibrated:
     """The form calibrated on three parts, or on these `shots`, torch's maps being those of a Level."""
-    monkeypatch.setattr("service.training.export.run_torch", lambda _, windows: Level("cpu").run(windows))
+    monkeypatch.setattr(forms_module, "run_torch", lambda _, windows: Level("cpu").run(windows))
 
     def opened(network: bytes, *, form: str, provider: str) -> Level:
         assert (network, form, provider) == (b"network", name, "cpu")
@@ -92,7 +92,7 @@ def calibrated(
         [grey_picture(level=level) for _, level in shots],
     )
     product = Product(PrepareRecipe(value=224), global_map=False, min_flaw_px=1.0, roi=None)
-    return calibrate_form(name, b"network", measured, product, unused, chooser, held_out, 0.1)
+    return calibrate_form(name, b"network", measured, product, Exact.of(unused, chooser), held_out, 0.1)
 
 
 def test_a_float32_form_that_does_not_give_torch_s_scores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_parity_is_measured_at_seven_too_where_a_gpu_is(
 def test_a_gpu_s_form_is_timed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = Level("cpu")
     calibrated("fp16", Level("cuda"), monkeypatch, on_cpu)
-    assert on_cpu.batches == [8] * 8  # eight of its twelve windows together, once more than counts
+    assert on_cpu.batches == [4] * 6  # four of its twelve windows together, once more than counts
 
 
 def test_thresholds_are_set_by_the_highest_shot_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
