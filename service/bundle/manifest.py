@@ -90,10 +90,8 @@ class Form(_Part):
     reject_rule: ThresholdRule
     calibration_scores: tuple[float, ...]  # ascending, one a held-out normal part (its highest)
     parity: Parity
-    network_ms_per_window: float = Field(
-        gt=0
-    )  # on the CPU of `machine`, of the windows of one picture: see `window_ms`
-    machine: str  # processor and cores on which it was measured
+    network_ms_per_window: float = Field(gt=0)  # `service.bundle.load.window_ms`, on the CPU of `machine`
+    machine: str  # processor and cores
 
     @model_validator(mode="after")
     def _ordered(self) -> Form:
