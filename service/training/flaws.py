@@ -13,25 +13,29 @@ from service.samples.textures import fractal_noise
 
 Rgb = NDArray[np.float32]
 _GREY = 4  # most difference between the channels of a grey picture that has been through JPEG
+_FAINTEST = 3  # grey levels that a flaw changes its place by, on average
 Mask = NDArray[np.float32]  # [H,W] opacity, 0..1
 
 
 def paint_flaw(picture: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A copy of `picture` uint8 [H,W,3] with one flaw of a random kind, and its mask bool [H,W] (never empty).
+    """A copy of `picture` uint8 [H,W,3] with one flaw of a random kind that can be seen, and its mask bool [H,W] (never empty).
 
     A grey picture stays grey: colour would give every flaw away, and choices made by it would look for colour alone.
     """
     ground = picture.astype(np.float32)
-    changed, opacity = _KINDS[int(rng.integers(len(_KINDS)))](ground, rng)
-    while opacity.max() <= 0:  # a scratch can miss the picture: that would be a flaw all over, and nothing changed
+    is_grey = np.ptp(picture, axis=2).max() <= _GREY
+    while True:  # a scratch can miss the picture, and white cannot become brighter
         changed, opacity = _KINDS[int(rng.integers(len(_KINDS)))](ground, rng)
-    if np.ptp(picture, axis=2).max() <= _GREY:
-        changed = np.repeat(changed.mean(axis=2, keepdims=True), 3, axis=2)
-    mixed = ground * (1 - opacity[..., None]) + changed * opacity[..., None]
-    mask = opacity > 0.25
-    if not mask.any():
-        mask = opacity >= opacity.max()
-    return np.asarray(np.clip(mixed, 0, 255), np.uint8), mask
+        if opacity.max() <= 0:
+            continue
+        if is_grey:
+            changed = np.repeat(changed.mean(axis=2, keepdims=True), 3, axis=2)
+        mixed = np.clip(ground * (1 - opacity[..., None]) + changed * opacity[..., None], 0, 255)
+        mask = opacity > 0.25
+        if not mask.any():
+            mask = opacity >= opacity.max()
+        if np.abs(mixed - ground)[mask].mean() >= _FAINTEST:
+            return np.asarray(mixed, np.uint8), mask
 
 
 def _place(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[float, float, float]:

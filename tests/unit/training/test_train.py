@@ -124,6 +124,14 @@ def test_painted_flaws_change_the_picture_within_their_mask() -> None:
         assert changed[~mask].mean() < changed[mask].mean()
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_painted_flaw_can_be_seen_on_white_and_on_black_too(level: int) -> None:
+    plain = np.full((60, 80, 3), level, np.uint8)
+    for seed in range(200):
+        painted, mask = paint_flaw(plain, np.random.default_rng(seed))
+        assert np.abs(painted.astype(int) - level)[mask].mean() > 2
+
+
 def test_no_flaw_misses_a_narrow_picture() -> None:
     """A scratch that begins at a long border may run outside the picture alone."""
     narrow = np.random.default_rng(1).integers(60, 200, (40, 400, 3), dtype=np.uint8)
