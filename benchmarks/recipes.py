@@ -2,7 +2,7 @@
 beside the paper's.
 
     python -m benchmarks.recipes --sets bottle brushed-metal --steps 400          # ablations
-    python -m benchmarks.recipes --sets cookies --variants default "no penalty"   # some of them
+    python -m benchmarks.recipes --sets cookies --variants default "with penalty"   # some of them
     python -m benchmarks.recipes --sets bottle --curve                            # the same set, two recipes, more and more steps
     python -m benchmarks.recipes --sets bottle --steps 200 --teachers pdn-small pdn-medium energies   # short students of each
 
@@ -148,7 +148,7 @@ CHANGES: dict[str, Row] = {
     "default": {},
     "hard loss of the paper's 0.1 %": {"hard_share": 0.001},
     "no hard loss: all elements": {"hard_share": 1.0},
-    "no penalty": {"penalty_batch": 0},
+    "with penalty": {"penalty_batch": 1},
     "no autoencoder": {},
 }
 
@@ -161,14 +161,20 @@ def ablations(material: Material, steps: int, folder: Path, variants: Sequence[s
         detector, chooser, told = train(material, recipe, global_map=variant != "no autoencoder", folder=folder)
         reader = Reader(material, detector, chooser)
         if variant == "default":
-            same = {**told, "of_the_same_training": True}
+            same = {**told, "penalty": recipe.penalty_batch, "of_the_same_training": True}
             yield {"variant": "no quantile normalisation", "image_auroc": reader.without_quantiles(), **same}
             yield {"variant": "the structural map alone", "image_auroc": reader.auroc(structural_only=True), **same}
             kept, detector.directions = detector.directions, None
             every = Reader(material, detector, chooser)
             yield {"variant": "all channels, no directions", "image_auroc": every.auroc(), **same}
             detector.directions = kept
-        yield {"variant": variant, "image_auroc": reader.auroc(), "painted": reader.painted, **told}
+        yield {
+            "variant": variant,
+            "penalty": recipe.penalty_batch,
+            "image_auroc": reader.auroc(),
+            "painted": reader.painted,
+            **told,
+        }
 
 
 def student(material: Material, steps: int, folder: Path) -> Row:
@@ -188,7 +194,8 @@ def curve(material: Material, folder: Path, done: set[tuple[str, int]]) -> Itera
             recipe = replace(recipe_named(name, 0), steps=steps, patience=None)
             detector, chooser, told = train(material, recipe, global_map=True, folder=folder)
             reader = Reader(material, detector, chooser)
-            yield {"recipe": name, "image_auroc": reader.auroc(), "painted": reader.painted, **told}
+            row = {"image_auroc": reader.auroc(), "painted": reader.painted, **told}
+            yield {"recipe": name, "penalty": recipe.penalty_batch, **row}
 
 
 def keep(kind: str, row: Row) -> None:
@@ -209,10 +216,18 @@ def with_tables(page: str) -> str:
     machine = kept["machine"]
     source = f"{machine['processor']}, {machine['cores']} cores: [{RESULTS.name}](../{RESULTS})"
     told = {
-        "curve": {"set": "set", "recipe": "recipe", "steps": "steps", "tflop": "TFLOP", "image_auroc": "image AUROC"},
+        "curve": {
+            "set": "set",
+            "recipe": "recipe",
+            "penalty": "penalty images a step",
+            "steps": "steps",
+            "tflop": "TFLOP",
+            "image_auroc": "image AUROC",
+        },
         "ablations": {
             "set": "set",
             "variant": "variant",
+            "penalty": "penalty images a step",
             "steps": "steps",
             "painted": "painted flaws",
             "image_auroc": "image AUROC",

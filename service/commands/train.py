@@ -60,7 +60,11 @@ def train(
     ] = None,
     penalty: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of general pictures; generated textures if not given."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of pictures of anything else, for the student to stay silent on; paper and matlab generate some.",
+        ),
     ] = None,
     working_size: Annotated[
         int | None, typer.Option(min=64, help="Longer side in px that the network works at.")

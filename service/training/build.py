@@ -116,6 +116,8 @@ def build(
     recipe = recipe_named(settings.recipe, len(pictures))
     if settings.steps is not None:
         recipe = replace(recipe, steps=settings.steps)
+    if settings.penalty is not None:
+        recipe = replace(recipe, penalty_batch=max(1, recipe.penalty_batch))
     teacher, product, judge = _suited(settings, teacher, product, pictures, held_out, device, say)
     # a file stays as it was given: by its name alone `flawscribe export` would not find it
     chosen = teacher.name if settings.teacher == AUTO else settings.teacher
@@ -216,7 +218,7 @@ def build(
             "seed": settings.seed,
             "minutes": settings.minutes,
             "group_by": settings.group_by,
-            "penalty": "generated textures" if settings.penalty is None else settings.penalty.resolve().name,
+            "penalty": _penalty_of(recipe, settings),
             "penalty_images": len(penalty.crops),
         },
         libraries={name: version(name) for name in _LIBRARIES if _has(name)},
@@ -362,6 +364,13 @@ def _quantiles(detector: Detector) -> Quantiles:
 
 def _counts(splits: Splits) -> dict[str, int]:
     return {use: len(getattr(splits, use)) for use in ("train", "validation", "calibration")}
+
+
+def _penalty_of(recipe: Recipe, settings: BuildSettings) -> str:
+    """What penalty images there were, in a word."""
+    if not recipe.penalty_batch:
+        return "none"
+    return "generated textures" if settings.penalty is None else settings.penalty.resolve().name
 
 
 def _has(name: str) -> bool:

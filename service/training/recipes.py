@@ -12,6 +12,7 @@ class Recipe:
     """One schedule. Batches are windows per step; `hard_share` is the share of elements of each window in the loss.
 
     `steps` is the most; with `patience` (evaluations without a better score) the last phase may begin earlier.
+    `penalty_batch`: penalty images a step, 0 for none; of those, squares of `penalty_side` px.
     `directions`: how many of the difference's directions the structural map looks along; None: all channels, as the paper.
     `drop`: the paper's one step down to a tenth at 95 %, or a straight line to zero over the last `tail` of the run.
     """
@@ -44,7 +45,7 @@ def recipe_named(name: str, images: int) -> Recipe:
             steps=min(max(1000, 4 * images), 2000),  # of many pictures the loss still falls after a thousand
             batch=2,
             penalty_side=128,
-            penalty_batch=1,
+            penalty_batch=0,  # flaws are told better without (docs/decisions/0029)
             whole_batch=1,
             learning_rate=1.5e-3,
             hard_share=0.1,  # the paper's 0.001 learns from too few elements a step (docs/decisions/0004)

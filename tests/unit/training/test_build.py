@@ -157,7 +157,7 @@ def test_the_bundle_keeps_its_promises(bundle_dir: Path) -> None:
     installed = {each.metadata["Name"].lower() for each in distributions()}
     scored_by = {"torch", "numpy", "pillow", "openvino", "onnxruntime", "onnxruntime-gpu"}
     assert set(manifest.libraries) == scored_by & installed
-    assert (manifest.training["penalty"], manifest.training["group_by"]) == ("generated textures", None)
+    assert (manifest.training["penalty"], manifest.training["group_by"]) == ("none", None)
     for name in ("model.onnx", "model.int8.onnx"):
         if (bundle_dir / name).exists():  # the int8 form is kept only when it is as good
             data = (bundle_dir / name).read_bytes()
@@ -297,7 +297,8 @@ def test_a_spoiled_picture_at_the_end_of_a_large_folder_is_shown(
 def test_the_manifest_says_what_was_given(laden: tuple[BuildSettings, Path, list[str]]) -> None:
     given = verify(laden[1]).manifest.training
     assert given["group_by"] == r"part(\d+)"
-    assert (given["penalty"], given["penalty_images"], given["minutes"]) == ("general", 3, 30)
+    assert (given["penalty"], given["penalty_images"], given["penalty_batch"]) == ("general", 3, 1)
+    assert given["minutes"] == 30
 
 
 def test_a_coloured_mask_is_served_as_it_was_trained(laden: tuple[BuildSettings, Path, list[str]]) -> None:
