@@ -16,11 +16,11 @@ from service.image.prepare import whole_cells
 from service.training.network import TEACHER_CHANNELS, Detector, mixed_precision, normalise
 from service.training.select import Example
 
-LEAST = 0.05  # share of the features' variance that an autoencoder explains which has learned something
+LEAST = 0.25  # share of the features' variance that an autoencoder explains which can tell where things belong
 
 
 def without_idle_autoencoder(detector: Detector, examples: Sequence[Example], say: Callable[[str], None]) -> Detector:
-    """The detector, without autoencoder and logical map where that explains next to nothing of the untouched `examples`."""
+    """The detector, without autoencoder and logical map where that explains too little of the untouched `examples`."""
     share = explained(detector, examples)
     if share >= LEAST:
         return detector
