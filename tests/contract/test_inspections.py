@@ -307,44 +307,39 @@ def test_failing_records_cost_no_detection_unless_they_were_asked_for(service: S
     assert service.state.metrics.registry.get_sample_value("flawscribe_records_failed_total") == 2
 
 
-def test_a_database_that_comes_up_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bundle(tmp_path, "probe", 1)
-    away = threading.Event()
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the database may be reached; it is away until then."""
+    there = threading.Event()
 
     def records(*asked: Any) -> Records:
-        if not away.is_set():
+        if not there.is_set():
             raise DatabaseAway("records database postgresql+psycopg://db/flawscribe: connection refused")
         return Records(*asked)
 
     monkeypatch.setattr(app, "Records", records)
     monkeypatch.setattr(app, "_AGAIN_S", 0.05)
+    return there
+
+
+def test_a_database_that_comes_up_late_is_waited_for(tmp_path: Path, there: threading.Event) -> None:
+    write_bundle(tmp_path, "probe", 1)
     with running(tmp_path, ready=False) as service:
         told = service.client.get("/readyz")
         assert (told.status_code, "connection refused" in told.text) == (503, True)
-        away.set()
+        there.set()
         wait_until(lambda: service.client.get("/readyz").status_code == 200)
         assert detect(service)["stored"] is True
 
 
-def test_a_sound_version_activated_while_the_database_is_away_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sound_version_activated_while_the_database_is_away_counts(tmp_path: Path, there: threading.Event) -> None:
     write_bundle(tmp_path, "probe", 1)
     damaged = write_bundle(tmp_path, "probe", 2) / "model.onnx"
     damaged.write_bytes(damaged.read_bytes() + b"\0")
     (tmp_path / "probe" / "active").write_text("2\n")
-    away = threading.Event()
-
-    def records(*asked: Any) -> Records:
-        if not away.is_set():
-            raise DatabaseAway("connection refused")
-        return Records(*asked)
-
-    monkeypatch.setattr(app, "Records", records)
-    monkeypatch.setattr(app, "_AGAIN_S", 0.05)
     with running(tmp_path, ready=False, model="probe") as service:
         assert service.client.post("/models/probe/activate", json={"version": 1}).status_code == 200
-        away.set()
+        there.set()
         wait_until(lambda: service.client.get("/readyz").status_code == 200)
         assert detect(service)["stored"] is True
 
@@ -429,21 +424,12 @@ def test_a_database_that_goes_away_while_it_is_read_at_start_is_asked_again(
 
 
 def test_the_first_model_that_is_activated_while_the_database_is_away_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, there: threading.Event
 ) -> None:
-    away = threading.Event()
-
-    def records(*asked: Any) -> Records:
-        if not away.is_set():
-            raise DatabaseAway("connection refused")
-        return Records(*asked)
-
-    monkeypatch.setattr(app, "Records", records)
-    monkeypatch.setattr(app, "_AGAIN_S", 0.05)
     with running(tmp_path, ready=False) as service:
         write_bundle(tmp_path, "probe", 1)
         assert service.client.post("/models/probe/activate", json={"version": 1}).status_code == 200
-        away.set()
+        there.set()
         wait_until(lambda: service.client.get("/readyz").status_code == 200)
         assert detect(service)["stored"] is True
 
