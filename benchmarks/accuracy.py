@@ -118,6 +118,7 @@ def run(
             "layout": bundle.manifest.layout,
             "form": bundle.form_name,
             "seed": seed,
+            "painted_flaws": round(bundle.manifest.metrics["painted_flaw_separation"], 4),
             "image_auroc": round(result.image_auroc, 4),
             "pixel_auroc": _rounded(result.pixel_auroc),
             "au_pro": _rounded(result.au_pro),

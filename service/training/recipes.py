@@ -45,7 +45,7 @@ def recipe_named(name: str, images: int) -> Recipe:
             steps=min(max(1000, 4 * images), 2000),  # of many pictures the loss still falls after a thousand
             batch=2,
             penalty_side=128,
-            penalty_batch=0,  # painted flaws are told as well without, in short trainings (docs/decisions/0029)
+            penalty_batch=0,  # painted flaws are told as well without (docs/decisions/0029)
             whole_batch=1,
             learning_rate=1.5e-3,
             hard_share=0.1,  # the paper's 0.001 learns from too few elements a step (docs/decisions/0004)
