@@ -91,8 +91,9 @@ async def list_inspections(request: Request, query: Annotated[ListQuery, Query()
     """Filtered by product, lot, serial, station, verdict, label and time; go on with `cursor`."""
     state = require(request, "review")
     inspections = records_of(state).inspections
+    waiting = set(state.pending)
     page = await asyncio.to_thread(inspections.page, query.filters, cursor=query.cursor, limit=query.limit)
-    found = [_told(record, state) for record in page.records]
+    found = [_told(record, waiting) for record in page.records]
     return schemas.InspectionPage(inspections=found, next_cursor=page.cursor)
 
 
@@ -119,7 +120,8 @@ async def list_as_table(request: Request, query: Annotated[FilterQuery, Query()]
 async def show_inspection(request: Request, inspection_id: str) -> schemas.RecordedInspection:
     """`status` is `pending` while words asked for by `Prefer: respond-async` are still to come."""
     state = require(request, "detect", "review")
-    return _told(await asyncio.to_thread(records_of(state).inspections.get, inspection_id), state)
+    waiting = set(state.pending)
+    return _told(await asyncio.to_thread(records_of(state).inspections.get, inspection_id), waiting)
 
 
 _REVIEW_BODY = {"required": True, "content": {"application/json": {"schema": ReviewBody.model_json_schema()}}}
@@ -183,6 +185,7 @@ async def _learn(state: ServiceState) -> None:
 async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Query()]) -> schemas.Part:
     """The worst of the latest shot of every view at every station; `after_review` is what people say of them."""
     state = require(request, "detect", "review")
+    waiting = set(state.pending)
     part = await asyncio.to_thread(records_of(state).part, serial, query.product)
     return schemas.Part(
         serial=part.serial,
@@ -190,11 +193,13 @@ async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Q
         verdict=part.verdict.value,
         after_review=part.after_review.value,
         shots=part.shots,
-        latest=[_told(record, state) for record in part.latest],
+        latest=[_told(record, waiting) for record in part.latest],
     )
 
 
-def _told(record: Record, state: ServiceState) -> schemas.RecordedInspection:
+def _told(record: Record, waiting: set[str]) -> schemas.RecordedInspection:
+    """`waiting`: whose words were to come before the record was read; asked afterwards, a record read without them could
+    be told to be done."""
     caption = record.caption
     regions: list[dict[str, Any]] = [asdict(region) for region in record.regions]
     for index, region in enumerate(regions):
@@ -202,7 +207,7 @@ def _told(record: Record, state: ServiceState) -> schemas.RecordedInspection:
     return schemas.RecordedInspection.model_validate(
         {
             "id": record.id,
-            "status": "pending" if record.id in state.pending else "done",
+            "status": "pending" if record.id in waiting and caption is None else "done",
             "request_id": record.request_id,
             "created_at": record.created_at,
             "model": asdict(record.model),

@@ -267,6 +267,7 @@ def _from_base64(entry: Any, metadata: dict[str, str]) -> Picture | FlawscribeEr
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
+        text = "".join(text.split())  # MIME breaks it into lines
         return Picture(base64.b64decode(text, validate=True), metadata=metadata)
     except (binascii.Error, ValueError) as error:
         return UnreadableImage(f"the image's data is not base64: {error}")

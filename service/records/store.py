@@ -57,7 +57,11 @@ class Records:
         self.retention = Retention(self.database, self.writer, self.pictures, options.keep, now=now)
         self.masters = Masters(self.database, self.writer, Pictures(options.folder / "masters"), now)
         self.shadows = Shadows(self.database, self.writer, now)
-        self._accepted = read_accepted(self.database)
+        try:
+            self._accepted = read_accepted(self.database)
+        except BaseException:  # opening is tried again: neither the writer's thread nor connections may stay
+            self.close()
+            raise
 
     def close(self) -> None:
         """Write what waits and close."""
