@@ -41,7 +41,7 @@ PAGE = Path("docs/accuracy.md")
 DATASETS = Path("../shared/datasets")
 REAL = ("bottle", "casting", "aliens", "cookies")
 _FORM_IMAGES = 200  # the slowest form takes a second for each
-_FORM_FIGURES = ("image_auroc", "overkill", "escape")
+_FIGURES = ("image_auroc", "overkill", "escape")
 TILES = ("magnetic_tile:published", "magnetic_tile:grouped")
 AIMS = (
     {"magnetic_tile published": 0.98, "magnetic_tile grouped": 0.95}
@@ -142,7 +142,7 @@ def forms_of(folder: Path, images: Sequence[TestImage]) -> dict[str, dict[str, f
             bundle = load_bundle(folder, EngineOptions(precision=name))
             result = evaluate(bundle, score_all(bundle, images))
             values = (result.image_auroc, result.overkill.rate, result.escape.rate)
-            found[name] = {figure: round(value, 4) for figure, value in zip(_FORM_FIGURES, values, strict=True)}
+            found[name] = {figure: round(value, 4) for figure, value in zip(_FIGURES, values, strict=True)}
     return found
 
 
@@ -161,7 +161,7 @@ def forms_table(rows: Sequence[dict[str, Any]]) -> str:
         for row in sorted(rows, key=lambda row: (row["set"], row["split"], row["seed"]))
         for form, figures in row.get("forms", {}).items()
     ]
-    columns = {key: key.replace("_", " ").replace("auroc", "AUROC") for key in ("set", "form", *_FORM_FIGURES)}
+    columns = {key: key.replace("_", " ").replace("auroc", "AUROC") for key in ("set", "form", *_FIGURES)}
     return markdown(lines, columns)
 
 
@@ -205,15 +205,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def layout_table() -> str:
     """One line for each network that was judged both ways."""
     lines = [
-        "| set | seed | image AUROC, one measure | place by place | forms | by flaw, one measure | place by place |",
-        "|---|---|---|---|---|---|---|",
+        "| set | seed | image AUROC, one measure | place by place | overkill, one measure | place by place "
+        "| escape, one measure | place by place | forms | by flaw, one measure | place by place |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     placed = {(row["set"], row["split"], row["teacher"], row["seed"]): row for row in kept_rows("auto")["rows"]}
     for row in kept_rows("free")["rows"]:
         other = placed.get((row["set"], row["split"], row["teacher"], row["seed"]))
         if other is not None and other["layout"] and other.get("date") == row.get("date"):  # of the same network
             both = (row, other)
-            figures = [f"{each['image_auroc']:.3f}" for each in both]
+            figures = [f"{each[key]:.3f}" for key in _FIGURES for each in both]
             figures.append(", ".join(dict.fromkeys(each["form"] for each in both)))
             figures += [", ".join(f"{flaw} {value:.3f}" for flaw, value in each["by_defect"].items()) for each in both]
             lines.append(f"| {row['set']} | {row['seed']} | {' | '.join(figures)} |")

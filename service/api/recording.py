@@ -9,6 +9,7 @@ import io
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -158,8 +159,7 @@ async def conclude(
         try:
             async with asyncio.timeout(max(_LEAST_SAVE_S, left if insisted else min(left, _MOST_SAVE_S))):
                 if keep.storing == "image":
-                    loop = asyncio.get_running_loop()
-                    await loop.run_in_executor(state.keepers, _keep_pictures, records, kept)
+                    await _kept_on_disk(state, records, kept)
                 await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
         except TimeoutError as error:
             raise RecordsFailure("the records did not take it in time") from error
@@ -206,6 +206,20 @@ def _record(item: Kept, bundle: Bundle, method: ThresholdMethod, request_id: str
         caption=None if item.captions is None else caption_of(item.captions),
         picture_stored=storing == "image",
     )
+
+
+async def _kept_on_disk(state: ServiceState, records: Records, kept: Sequence[Kept]) -> None:
+    """Keep the pictures, in a thread. Where the caller stops waiting, the thread's turn is over when its disk answers."""
+    loop = asyncio.get_running_loop()
+
+    def turn_over(_: Future[None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(state.keeping.release)
+
+    await state.keeping.acquire()
+    work = state.keepers.submit(_keep_pictures, records, kept)
+    work.add_done_callback(turn_over)
+    await asyncio.wrap_future(work)
 
 
 def _keep_pictures(records: Records, kept: Sequence[Kept]) -> None:

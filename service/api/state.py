@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from service.captions.guard import GuardedLlm
 
 log = logging.getLogger("flawscribe.app")
+_KEEPERS = 4  # pictures that are written at once
 
 
 @dataclass(slots=True)
@@ -83,8 +84,10 @@ class ServiceState:
     shadows: Shadows = field(init=False)
     # models are loaded by threads of their own, so that many who wait for one do not hold up all else that runs in threads
     loaders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "flawscribe-loads"))
-    # and pictures kept, on a disk that may be far away and stall
-    keepers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flawscribe-pictures"))
+    # and pictures kept, on a disk that may be far away and stall; `keeping` lets as many in as there are threads, since what
+    # waits within a pool stays in memory, with its pictures, when its request has long been answered
+    keepers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_KEEPERS, "flawscribe-pictures"))
+    keeping: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_KEEPERS))
     promised: int = 0  # pictures of requests under way whose words are to come later
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 

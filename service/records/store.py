@@ -47,9 +47,14 @@ class Records:
     """All records. Any thread; methods that give a future return at once, the others block on the database or a disk."""
 
     def __init__(self, options: RecordsOptions, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """Open, and bring the schema up to date. Raises SettingsError."""
+        """Open, and bring the schema up to date. Raises SettingsError, RecordsFailure."""
         self._now = now
         self.database = open_database(options.folder, options.url)
+        try:
+            self._accepted = read_accepted(self.database)
+        except BaseException:  # opening is tried again: no connection may stay
+            self.database.close()
+            raise
         self.writer = Writer(self.database, capacity=options.capacity)
         self.pictures = Pictures(options.folder / "pictures")
         self.inspections = Inspections(self.database)
@@ -57,11 +62,6 @@ class Records:
         self.retention = Retention(self.database, self.writer, self.pictures, options.keep, now=now)
         self.masters = Masters(self.database, self.writer, Pictures(options.folder / "masters"), now)
         self.shadows = Shadows(self.database, self.writer, now)
-        try:
-            self._accepted = read_accepted(self.database)
-        except BaseException:  # opening is tried again: neither the writer's thread nor connections may stay
-            self.close()
-            raise
 
     def close(self) -> None:
         """Write what waits and close."""

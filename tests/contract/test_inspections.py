@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import gc
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ import pytest
 from service.api import app
 from service.api.access import create_key
 from service.api.app import watch_drift
+from service.api.recording import Kept
 from service.errors import RecordsFailure
 from service.records.database import DatabaseAway
 from service.records.store import Records
@@ -370,11 +372,12 @@ def test_records_that_stall_hold_up_no_detection(service: Service, monkeypatch: 
 def test_a_picture_folder_that_stalls_holds_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.05)
     monkeypatch.setattr("service.api.recording._MOST_SAVE_S", 0.05)
-    opened = threading.Event()
+    opened, begun = threading.Event(), []
     assert service.state.records is not None
     put = service.state.records.pictures.put
 
     def stalled(*asked: Any) -> Any:
+        begun.append(asked)
         assert opened.wait(60)
         return put(*asked)
 
@@ -389,9 +392,33 @@ def test_a_picture_folder_that_stalls_holds_up_no_detection(service: Service, mo
             "/detect", files={"image": BAD}, params={"store": "image"}, headers={"x-deadline-ms": "200"}
         )
         assert (asked.status_code, asked.json()["type"]) == (503, "/problems/records-failure")
+        assert len(begun) == 4
+        gc.collect()
+        alive = [each for each in gc.get_objects() if isinstance(each, Kept)]
+        assert len(alive) == len(begun)  # pictures of requests that were answered do not pile up in memory
     finally:
         opened.set()
     wait_until(lambda: detect(service)["stored"] is True)
+
+
+def test_words_that_come_while_their_record_is_read_are_still_to_come(service: Service) -> None:
+    """The record was read without them: told to be done, it would have none for ever."""
+    assert service.state.records is not None
+    asked = detect(service)["id"]
+    service.state.pending[asked] = None  # type: ignore[assignment]
+    inspections = service.state.records.inspections
+    get = inspections.get
+
+    def read(inspection_id: str) -> Any:
+        record = get(inspection_id)
+        service.state.pending.pop(inspection_id)
+        return record
+
+    inspections.get = read  # type: ignore[method-assign]
+    told = [service.client.get(f"/inspections/{asked}").json()["status"]]
+    inspections.get = get  # type: ignore[method-assign]
+    told.append(service.client.get(f"/inspections/{asked}").json()["status"])
+    assert told == ["pending", "done"]
 
 
 def test_a_database_that_goes_away_while_it_is_read_at_start_is_asked_again(

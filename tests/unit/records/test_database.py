@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from service.errors import SettingsError
+from service.errors import RecordsFailure, SettingsError
 from service.records.database import DatabaseAway, migrate, open_database
 from service.records.inspections import Inspections
 from service.records.rows import inspection_row
 from service.records.schema import audit, idempotency, inspections, metadata, reviews
-from service.records.store import Records
+from service.records.store import Records, RecordsOptions
 from tests.unit.records.making import START, record
 
 
@@ -162,3 +163,21 @@ def test_closing_closes_the_connections_of_writers_too(tmp_path: Path, database_
         pass
     database.close()
     assert [engine.pool.checkedin() for engine in (database.engine, database.writing_engine)] == [0, 0]
+
+
+def test_records_that_cannot_be_read_when_opened_leave_nothing_behind(
+    database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening is tried again every few seconds: a thread or connection a try would use a server up."""
+    databases = []
+
+    def away(database: Any) -> Any:
+        databases.append(database)
+        raise RecordsFailure("server closed the connection unexpectedly")
+
+    monkeypatch.setattr("service.records.store.read_accepted", away)
+    threads = set(threading.enumerate())
+    with pytest.raises(RecordsFailure):
+        Records(RecordsOptions(tmp_path, database_url))
+    assert set(threading.enumerate()) <= threads
+    assert [each.writing_engine.pool.checkedin() for each in databases] == [0]
