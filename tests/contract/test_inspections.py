@@ -394,7 +394,7 @@ def test_a_picture_folder_that_stalls_holds_up_no_detection(service: Service, mo
         assert (asked.status_code, asked.json()["type"]) == (503, "/problems/records-failure")
         assert len(begun) == 4
         gc.collect()
-        alive = [each for each in gc.get_objects() if isinstance(each, Kept)]
+        alive = [each for each in gc.get_objects() if type(each) is Kept]  # isinstance would ask proxies of torch
         assert len(alive) == len(begun)  # pictures of requests that were answered do not pile up in memory
     finally:
         opened.set()
