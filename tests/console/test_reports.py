@@ -70,6 +70,16 @@ def test_a_span_that_ends_before_it_begins_is_refused(site: Service, open_page: 
     assert page.locator("#reading").is_hidden()
 
 
+def test_reports_read_one_after_the_other_are_no_steps_of_back(site: Service, open_page: Opener) -> None:
+    page = open_page(site, "/console/reports")
+    for product in ("nothing of it", "cover"):
+        page.get_by_label("Product").fill(product)
+        page.get_by_role("button", name="Show the report").click()
+        page.frame_locator("#report").get_by_role("heading", name=product).wait_for()
+    page.go_back()
+    assert page.url == "about:blank"
+
+
 def test_a_pdf_is_made_or_it_is_said_what_to_install(site: Service, open_page: Opener) -> None:
     page = open_page(site, "/console/reports", accept_downloads=True)
     page.get_by_label("Product").fill("nothing of it")  # a short report is soon a PDF

@@ -37,9 +37,17 @@ async function read() {
   }
   for (const link of document.querySelectorAll("[data-form]")) link.href = address(link.dataset.form === "csv" ? figures : asked, link.dataset.form); // a table holds no summary
   for (const link of document.querySelectorAll("[data-form]")) link.download = `report.${link.dataset.form}`;
-  at("alone").href = at("report").src = address(asked, "html");
+  at("alone").href = address(asked, "html");
   at("waiting").hidden = !asked.has("summary");
+  frame(at("alone").href);
   at("reading").hidden = false;
+}
+
+function frame(src) {
+  // a new frame each time: browsers lose an address that is given while another is being loaded, and "back" would turn leaves
+  const fresh = Object.assign(at("report").cloneNode(), { src });
+  fresh.addEventListener("load", () => (at("waiting").hidden = true));
+  at("report").replaceWith(fresh);
 }
 
 document.querySelector('[data-form="pdf"]').addEventListener("click", async (event) => {
@@ -64,9 +72,6 @@ document.querySelector('[data-form="pdf"]').addEventListener("click", async (eve
   }
 });
 
-at("report").addEventListener("load", () => {
-  at("waiting").hidden = true;
-});
 form.elements.span.addEventListener("change", () => {
   for (const field of form.querySelectorAll("[data-own]")) field.hidden = form.elements.span.value !== "own";
 });
