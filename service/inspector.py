@@ -245,8 +245,8 @@ class Inspector:
         share = total / (budget * plan.windows)
         metrics.budget_share.labels(model).observe(share)
         metrics.budget_exceeded.labels(model).inc(share > 1)
-        if np.isfinite(verdict.score):
-            metrics.anomaly_score.labels(model).observe(verdict.score / (bundle.form.reject_threshold or 1.0))
+        if np.isfinite(verdict.score) and bundle.form.reject_threshold > 0:  # else a share of it says nothing
+            metrics.anomaly_score.labels(model).observe(verdict.score / bundle.form.reject_threshold)
 
 
 def decide(

@@ -138,7 +138,7 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
         await asyncio.to_thread(state.inspector.close)
         await asyncio.to_thread(state.trainings.close)
         await asyncio.to_thread(state.shadows.close)
-        for pool in (state.loaders, state.keepers):
+        for pool in (state.loaders, state.keepers, state.fetchers):
             pool.shutdown(wait=False, cancel_futures=True)
         if state.records is not None:
             await asyncio.to_thread(state.records.close)

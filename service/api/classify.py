@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -118,13 +118,10 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
             ]
             # asked for: words that come later need a record to come to
             keep = replace(keep, asked=keep.asked or later)
-            response = await conclude(
-                state, bundle, method, request.state.request_id, keep, claim, kept, render, deadline
-            )
-            if later:
-                for item in kept:
-                    _word_later(state, bundle, item.inspection, context)
-            return response
+            with _to_come(state, bundle, kept if later else (), context):
+                return await conclude(
+                    state, bundle, method, request.state.request_id, keep, claim, kept, render, deadline
+                )
 
 
 async def _work(
@@ -157,10 +154,28 @@ async def _words(
     return captions
 
 
-def _word_later(state: ServiceState, bundle: Bundle, inspection: Inspection, context: str) -> None:
-    """Find the words of a recorded inspection in the background and add them to its record."""
+@contextlib.contextmanager
+def _to_come(state: ServiceState, bundle: Bundle, kept: Sequence[Kept], context: str) -> Iterator[None]:
+    """Those inspections' words are found in the background once the block, which records them, has ended well. They wait from
+    before it, so that no record is read as done without its words."""
+    recorded = asyncio.Event()
+    tasks = [_word_later(state, bundle, item.inspection, context, recorded) for item in kept]
+    try:
+        yield
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
+    recorded.set()
+
+
+def _word_later(
+    state: ServiceState, bundle: Bundle, inspection: Inspection, context: str, recorded: asyncio.Event
+) -> asyncio.Task[None]:
+    """Find the words of an inspection in the background when it is recorded, and add them to its record."""
 
     async def work() -> None:
+        await recorded.wait()
         try:
             deadline = time.monotonic() + state.settings.llm_deadline_s + 5
             captions = await _words(state, bundle, inspection, context, deadline)
@@ -168,16 +183,17 @@ def _word_later(state: ServiceState, bundle: Bundle, inspection: Inspection, con
             state.events.publish(worded(inspection.id, captions.picture.label))
         except FlawscribeError as error:
             log.error("inspection %s stays without words: %s", inspection.id, error.detail)
-        finally:
-            state.pending.pop(inspection.id, None)
 
-    state.pending[inspection.id] = asyncio.create_task(work())
+    task = asyncio.create_task(work())
+    state.pending[inspection.id] = task
+    task.add_done_callback(lambda _: state.pending.pop(inspection.id, None))  # also of one that never ran
+    return task
 
 
 @contextlib.contextmanager
 def _promised(state: ServiceState, pictures: int) -> Iterator[bool]:
-    """Whether so many may wait for words that come later; they are counted until the block ends, when those whose words are being
-    found count for themselves."""
+    """Whether so many may wait for words that come later; they are counted until the block ends, when those who wait count for
+    themselves."""
     if len(state.pending) + state.promised + pictures > _MOST_PENDING:
         yield False
         return

@@ -46,7 +46,8 @@ async def show_picture(request: Request, inspection_id: str, query: Annotated[Pi
     """Only of inspections stored with `store=image`; 404 otherwise, and when retention has removed it. With `width` it is a
     small JPEG that every browser shows, upright."""
     state = require(request, "review")
-    _, data = await asyncio.to_thread(_kept, records_of(state), inspection_id)
+    deadline = deadline_of(request, state)
+    _, data = await state.fetched(_kept, records_of(state), inspection_id, deadline=deadline)
     if query.width is not None:
         data = await asyncio.to_thread(shrunk_jpeg, data, query.width, state.limits.max_pixels)
     headers = {"x-content-type-options": "nosniff", **_CACHED}
@@ -100,7 +101,7 @@ async def _judged_anew(request: Request, state: ServiceState, inspection_id: str
     """
     state.require_ready()
     deadline = deadline_of(request, state)
-    record, data = await asyncio.to_thread(_kept, records_of(state), inspection_id)
+    record, data = await state.fetched(_kept, records_of(state), inspection_id, deadline=deadline)
     async with state.leased(record.model.name, record.model.version, deadline) as bundle:
         # the recorded threshold may be the request's own; of another form it is on another scale
         threshold = record.thresholds.reject if bundle.form_name == record.model.precision else None

@@ -49,7 +49,7 @@ class JudgeQuery(BaseModel):
     @classmethod
     def _known(cls, value: str) -> str:
         known = get_args(Include)
-        if unknown := [part for part in value.split(",") if part and part not in known]:
+        if unknown := sorted(_parts(value) - set(known)):
             raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(known)}")
         return value
 
@@ -63,7 +63,11 @@ class JudgeQuery(BaseModel):
     @property
     def included(self) -> frozenset[str]:
         """The parts asked for."""
-        return frozenset(part for part in self.include.split(",") if part)
+        return _parts(self.include)
+
+
+def _parts(include: str) -> frozenset[str]:
+    return frozenset(filter(None, map(str.strip, include.split(","))))
 
 
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}

@@ -156,9 +156,11 @@ async def add_masters(request: Request, name: str) -> list[MasterAnswer]:
     response_class=Response,
     responses={200: {"content": {"image/*": {}}}},
 )
-def show_picture(request: Request, name: str, master_id: str) -> Response:
+async def show_picture(request: Request, name: str, master_id: str) -> Response:
     """As it was sent."""
-    data = records_of(require(request, "review")).masters.picture(name, master_id)
+    state = require(request, "review")
+    masters = records_of(state).masters
+    data = await state.fetched(masters.picture, name, master_id, deadline=time.monotonic() + _PATIENCE_S)
     headers = {"cache-control": "private, max-age=86400", "x-content-type-options": "nosniff"}
     return Response(data, media_type=media_type_of(data), headers=headers)
 
@@ -221,8 +223,8 @@ async def _judged(
         for master in masters:
             verdict, score, failure = None, None, None
             try:
-                data = await asyncio.to_thread(state.records.masters.picture, name, master.id)
                 deadline = time.monotonic() + _PATIENCE_S
+                data = await state.fetched(state.records.masters.picture, name, master.id, deadline=deadline)
                 judged = await state.inspector.inspect(Picture(data), bundle, deadline=deadline, counted=False)
                 verdict = judged.verdict.decision
                 score = judged.verdict.score if math.isfinite(judged.verdict.score) else None

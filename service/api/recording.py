@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
+import numpy as np
 from fastapi import Request, Response
+from numpy.typing import NDArray
 from PIL import Image
 
 from service.api.events import inspected
@@ -154,12 +156,13 @@ async def conclude(
         headers = {name: value for name, value in response.headers.items() if name in _PART_OF_IT}
         media_type = response.media_type or "application/json"
         answer = Answer(response.status_code, media_type, bytes(response.body), headers)
-        left = deadline - time.monotonic()
         insisted = keep.asked or claim is not None
+        files = await _files(kept) if keep.storing == "image" else []  # takes no time from the disk's
+        left = deadline - time.monotonic()
         try:
             async with asyncio.timeout(max(_LEAST_SAVE_S, left if insisted else min(left, _MOST_SAVE_S))):
                 if keep.storing == "image":
-                    await _kept_on_disk(state, records, kept)
+                    await _kept_on_disk(state, records, files)
                 await asyncio.wrap_future(records.save(rows, claim.storing(answer) if claim is not None else None))
         except TimeoutError as error:
             raise RecordsFailure("the records did not take it in time") from error
@@ -208,7 +211,23 @@ def _record(item: Kept, bundle: Bundle, method: ThresholdMethod, request_id: str
     )
 
 
-async def _kept_on_disk(state: ServiceState, records: Records, kept: Sequence[Kept]) -> None:
+async def _files(kept: Sequence[Kept]) -> list[tuple[str, bytes]]:
+    """What is to be kept of each picture, beside its sha256: bare pixels, which could not be opened again, as PNG."""
+    files = []
+    for item in kept:
+        pixels = item.picture.raw
+        data = item.picture.data if pixels is None else await asyncio.to_thread(_png, pixels)
+        files.append((item.inspection.sha256, data))
+    return files
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+async def _kept_on_disk(state: ServiceState, records: Records, files: Sequence[tuple[str, bytes]]) -> None:
     """Keep the pictures, in a thread. Where the caller stops waiting, the thread's turn is over when its disk answers."""
     loop = asyncio.get_running_loop()
 
@@ -217,16 +236,11 @@ async def _kept_on_disk(state: ServiceState, records: Records, kept: Sequence[Ke
             loop.call_soon_threadsafe(state.keeping.release)
 
     await state.keeping.acquire()
-    work = state.keepers.submit(_keep_pictures, records, kept)
+    work = state.keepers.submit(_keep_pictures, records, files)
     work.add_done_callback(turn_over)
     await asyncio.wrap_future(work)
 
 
-def _keep_pictures(records: Records, kept: Sequence[Kept]) -> None:
-    for item in kept:
-        data = item.picture.data
-        if item.picture.raw is not None:  # bare pixels could not be opened again
-            buffer = io.BytesIO()
-            Image.fromarray(item.picture.raw).save(buffer, "PNG", compress_level=1)
-            data = buffer.getvalue()
-        records.pictures.put(item.inspection.sha256, data)
+def _keep_pictures(records: Records, files: Sequence[tuple[str, bytes]]) -> None:
+    for sha256, data in files:
+        records.pictures.put(sha256, data)

@@ -7,13 +7,13 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from service.captions.guard import GuardedLlm
 
 log = logging.getLogger("flawscribe.app")
-_KEEPERS = 4  # pictures that are written at once
+T = TypeVar("T")
+_KEEPERS = 4  # pictures that are written at once, and as many that are read
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class ServiceState:
     # waits within a pool stays in memory, with its pictures, when its request has long been answered
     keepers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_KEEPERS, "flawscribe-pictures"))
     keeping: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_KEEPERS))
+    fetchers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_KEEPERS, "flawscribe-fetches"))
     promised: int = 0  # pictures of requests under way whose words are to come later
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
@@ -150,14 +152,18 @@ class ServiceState:
         if lease is not None:
             bundle = lease.__enter__()
         else:
-            await asyncio.to_thread(self.store.require, name, version)  # a wrong name waits for nobody's loading
             lease = self.store.lease(name, version)
-            loading = asyncio.get_running_loop().run_in_executor(self.loaders, lease.__enter__)
+            loading: asyncio.Future[Bundle] | None = None
             try:
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    await asyncio.to_thread(
+                        self.store.require, name, version
+                    )  # a wrong name waits for nobody's loading
+                    loading = asyncio.get_running_loop().run_in_executor(self.loaders, lease.__enter__)
                     bundle = await asyncio.shield(loading)
             except (TimeoutError, asyncio.CancelledError) as error:
-                loading.add_done_callback(partial(_given_back, lease))
+                if loading is not None:
+                    loading.add_done_callback(partial(_given_back, lease))
                 if isinstance(error, TimeoutError):
                     raise DeadlineExceeded("the deadline passed while the model was being loaded") from None
                 raise
@@ -165,6 +171,16 @@ class ServiceState:
             yield bundle
         finally:
             lease.__exit__(None, None, None)
+
+    async def fetched(self, fetch: Callable[..., T], *told: object, deadline: float) -> T:
+        """What `fetch(*told)` reads of the kept pictures, in threads that do nothing else: where their disk stalls, nothing else
+        does. Raises DeadlineExceeded when the `deadline` (time.monotonic()) passes meanwhile, and what `fetch` raises."""
+        reading = asyncio.get_running_loop().run_in_executor(self.fetchers, partial(fetch, *told))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await reading
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the kept picture was read") from None
 
     def key_of(self, request: Request) -> ApiKey | None:
         """The caller's key, of a header or else of a browser's session; None where none is needed.

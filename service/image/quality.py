@@ -73,9 +73,12 @@ class QualityGate(BaseModel):
         return tuple(f"{text}, limit {limit:.4g}" for fails, text, limit in checks if fails)
 
 
-def learn_gate(pictures: Sequence[NDArray[np.uint8]], jpeg_scale: int = 1) -> QualityGate:
+def learn_gate(
+    pictures: Sequence[NDArray[np.uint8]], jpeg_scale: int = 1, working_pixels: int | None = None
+) -> QualityGate:
     """The gate of normal pictures, uint8 [H,W,3] each, at least one, decoded at 1/`jpeg_scale` of their size. Limits lie
-    well outside what was seen."""
+    well outside what was seen. `working_pixels`: how many the network sees of a picture; one with half as many is not too
+    small, however large the training pictures were."""
     seen = [measure(rgb, jpeg_scale) for rgb in pictures]
     histograms = np.array([figures.histogram for figures in seen])
     mean = histograms.mean(axis=0)
@@ -86,7 +89,7 @@ def learn_gate(pictures: Sequence[NDArray[np.uint8]], jpeg_scale: int = 1) -> Qu
         max_brightness=255 - 0.5 * (255 - brightest),
         min_contrast=0.35 * min(figures.contrast for figures in seen),
         max_clipped=min(1.0, 0.2 + 1.5 * max(figures.clipped for figures in seen)),
-        min_pixels=0.2 * min(figures.pixels for figures in seen),
+        min_pixels=min(0.2 * min(figures.pixels for figures in seen), 0.5 * (working_pixels or math.inf)),
         min_aspect=min(figures.aspect for figures in seen) / 1.15,
         max_aspect=max(figures.aspect for figures in seen) * 1.15,
         histogram=tuple(float(share) for share in mean),

@@ -31,7 +31,7 @@ from service.bundle.manifest import (
 from service.bundle.manifest import Teacher as TeacherRecord
 from service.bundle.roi import ROI_FILE, write_roi
 from service.bundle.verify import digest
-from service.image.prepare import plan_tiles
+from service.image.prepare import plan_tiles, working_size
 from service.image.quality import learn_gate
 from service.training.data import (
     Splits,
@@ -135,13 +135,14 @@ def build(
         seed=settings.seed,
         minutes=settings.minutes,
     )
-    checkpoint = checkpoint_of(Run(settings, splits.fingerprint(), teacher.sha256, penalty.digest), obtain is None, say)
+    run = Run(settings, splits.fingerprint(), teacher.sha256, penalty.digest, asdict(recipe))
+    checkpoint = checkpoint_of(run, obtain is None, say)
     detector = trainer.run(checkpoint, progress, evaluated) if obtain is None else obtain(trainer, checkpoint)
     say("learned; now making the forms that serve, and setting thresholds: some minutes")
     detector, product, chooser, judge = _finished(
         detector.cpu(), recipe, settings, product, (chooser, judge), (pictures, held_out), say
     )
-    separation = chooser.separation_of(lambda windows: run_torch(detector, windows))
+    separation = chooser.separation_of(lambda windows: run_torch(detector, windows)).mean
     layout = product.local if isinstance(product.local, Layout) else None
     networks = export_forms(
         detector, bank, judge, say, half=device.type == "cuda" if settings.half is None else settings.half
@@ -198,7 +199,9 @@ def build(
         border=product.local if isinstance(product.local, Border) else Border(),
         min_flaw_px=smallest,
         mm_per_pixel=settings.mm_per_pixel,
-        quality_gate=learn_gate([*pictures, *held_out, *calibration], scale),
+        quality_gate=learn_gate(
+            [*pictures, *held_out, *calibration], scale, min(_seen_pixels(each, product) for each in pictures)
+        ),
         forms=forms,
         references=tuple(references)[1:],
         golden=golden,
@@ -379,3 +382,9 @@ def _has(name: str) -> bool:
     except ModuleNotFoundError:
         return False
     return True
+
+
+def _seen_pixels(picture: Picture, product: Product) -> int:
+    """How many pixels of a picture the network sees."""
+    width, height = working_size(picture.shape[1], picture.shape[0], product.recipe)
+    return width * height

@@ -48,9 +48,9 @@ def choose_layout(
     alike = _agreement(maps)
     if alike < _ALIKE:
         return None
-    before = chooser.separation_of(lambda windows: run_torch(detector, windows))
+    before = chooser.separation_of(lambda windows: run_torch(detector, windows)).mean
     free, chooser.local = chooser.local, layout
-    after = chooser.separation_of(lambda windows: run_torch(detector, windows))
+    after = chooser.separation_of(lambda windows: run_torch(detector, windows)).mean
     chooser.local = free
     kept = after >= before - _LOSS
     say(

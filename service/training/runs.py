@@ -46,12 +46,15 @@ class BuildSettings:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a checkpoint belongs to: going on from it makes sense only for the same settings, images, penalty images and teacher."""
+    """What a checkpoint belongs to: going on from it makes sense only for the same settings, images, penalty images, teacher and
+    recipe, which another release may have changed under its name."""
 
     settings: BuildSettings
     images: str  # fingerprint
     teacher: str  # sha256
-    penalty: str | None = None  # digest of the penalty images; None in records from before they had one
+    # of records from before they had them, None: digest of the penalty images; the recipe's fields
+    penalty: str | None = None
+    recipe: dict[str, str | int | float | bool | None] | None = None
 
     def trains_as(self, other: Run) -> bool:
         """Whether both train alike. What is settled behind the last step may differ: it costs minutes, and no training. So may
@@ -59,7 +62,8 @@ class Run:
         names = ("layout", "false_reject_rate", "mm_per_pixel", "half", "models_dir", "runs_dir", "teacher")
         alike: dict[str, Any] = {name: getattr(other.settings, name) for name in names}
         penalty = self.penalty if other.penalty is not None else None  # as before: the folder alone is compared
-        return replace(self, settings=replace(self.settings, **alike), penalty=penalty) == other
+        recipe = self.recipe if other.recipe is not None else None  # as before: its name alone
+        return replace(self, settings=replace(self.settings, **alike), penalty=penalty, recipe=recipe) == other
 
 
 def checkpoint_of(run: Run, starts: bool, say: Say) -> Path:
@@ -74,10 +78,12 @@ def checkpoint_of(run: Run, starts: bool, say: Say) -> Path:
     if checkpoint.exists() and (recorded is None or not run.trains_as(recorded)):
         if not starts:
             raise BadRequest(
-                f"the images, penalty images or teacher have changed since {checkpoint} was made; train anew"
+                f"the images, penalty images, teacher or recipe have changed since {checkpoint} was made; train anew"
             )
         checkpoint.replace(folder / "checkpoint.old.pt")
-        say(f"{folder} held another training (settings, images, penalty images or teacher differ): starting anew")
+        say(
+            f"{folder} held another training (settings, images, penalty images, teacher or recipe differ): starting anew"
+        )
     record.write_bytes(TypeAdapter(Run).dump_json(run, indent=1))
     return checkpoint
 

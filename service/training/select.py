@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +57,18 @@ class Sample:
     flawed: bool
 
 
+class Separation(NamedTuple):
+    """How well painted flaws are told from good parts: AUROC of pictures, and the mean over flaws of that of pixels, 0..1."""
+
+    image: float
+    pixel: float
+
+    @property
+    def mean(self) -> float:
+        """Of both."""
+        return (self.image + self.pixel) / 2
+
+
 class Selection:
     """Held-out normals, each as it is and with painted flaws; always the same ones for one seed. `by_level`: whether the map is
     to be relative to a picture's own level, where those of good pictures differ."""
@@ -106,14 +119,14 @@ class Selection:
             for each, maps in zip(self.examples, scaled, strict=True)
             if each.shown is not None
         ]
-        return self.separation(scaled)
+        return self.separation(scaled).mean
 
-    def separation_of(self, runner: Runner) -> float:
-        """The same figure for any way of running the finished network (a numerical form in ONNX Runtime)."""
+    def separation_of(self, runner: Runner) -> Separation:
+        """The same for any way of running the finished network (a numerical form in ONNX Runtime)."""
         return self.separation([runner(example.windows) for example in self.examples])
 
-    def separation(self, maps: Sequence[WindowMaps]) -> float:
-        """Mean of image and pixel AUROC of the scaled maps of all examples."""
+    def separation(self, maps: Sequence[WindowMaps]) -> Separation:
+        """Of the scaled maps of all examples."""
         pairs = zip(self.examples, maps, strict=True)
         pictures = [picture_map(answer, example.plan, self.min_flaw_px, None, self.local) for example, answer in pairs]
         scores = np.array([picture.score for picture in pictures])
@@ -125,7 +138,7 @@ class Selection:
                 mask = example.mask[::2, ::2]
                 if mask.any() and not mask.all():
                     pixel.append(auroc(thinned.ravel(), mask.ravel()))
-        return (auroc(scores, flawed) + float(np.mean(pixel))) / 2
+        return Separation(auroc(scores, flawed), float(np.mean(pixel)))
 
 
 def quantiles(

@@ -159,6 +159,10 @@ def test_include_gives_the_pictures_asked_for(service: Service) -> None:
 
 
 def test_nothing_is_drawn_unless_asked_for(service: Service) -> None:
+    spaced = only(service.client.post("/detect", params={"include": " regions, mask"}, files={"image": ("a.png", BAD)}))
+    assert spaced["regions"]
+    assert spaced["mask"]
+    assert spaced["overlay"] is None
     result = only(service.client.post("/detect", params={"include": ""}, files={"image": ("a.png", BAD)}))
     assert [result[name] for name in ("regions", "anomaly_map", "mask", "overlay")] == [None] * 4
 

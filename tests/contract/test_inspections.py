@@ -6,12 +6,14 @@ import base64
 import concurrent.futures
 import gc
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +22,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
-from service.api import app
+from service.api import app, recording
 from service.api.access import create_key
 from service.api.app import watch_drift
-from service.api.recording import Kept
 from service.errors import RecordsFailure
 from service.records.database import DatabaseAway
 from service.records.store import Records
@@ -394,11 +396,101 @@ def test_a_picture_folder_that_stalls_holds_up_no_detection(service: Service, mo
         assert (asked.status_code, asked.json()["type"]) == (503, "/problems/records-failure")
         assert len(begun) == 4
         gc.collect()
-        alive = [each for each in gc.get_objects() if type(each) is Kept]  # isinstance would ask proxies of torch
+        lists = [each for each in gc.get_objects() if type(each) is list]  # isinstance would ask proxies of torch
+        alive = [each for each in lists if len(each) == 1 and type(each[0]) is tuple and each[0][1:] == (BAD,)]
         assert len(alive) == len(begun)  # pictures of requests that were answered do not pile up in memory
     finally:
         opened.set()
     wait_until(lambda: detect(service)["stored"] is True)
+
+
+def test_a_picture_folder_that_stalls_when_read_holds_up_nothing_else(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = detect(service, params={"store": "image"})["id"]
+    opened, begun = threading.Event(), []
+    assert service.state.records is not None
+    get = service.state.records.pictures.get
+
+    def stalled(*asked: Any) -> Any:
+        begun.append(asked)
+        assert opened.wait(60)
+        return get(*asked)
+
+    monkeypatch.setattr(service.state.records.pictures, "get", stalled)
+    soon = {"x-deadline-ms": "50"}
+    try:
+        for part in ("image", "map", "overlay") * 4:
+            answer = service.client.get(f"/inspections/{kept}/{part}", headers=soon)
+            assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
+        assert len(begun) == 4  # what nobody waits for any more is not read
+        assert detect(service, params={"store": "image"})["stored"] is True
+        assert service.client.get(f"/inspections/{kept}").status_code == 200
+    finally:
+        opened.set()
+    assert service.client.get(f"/inspections/{kept}/image").content == BAD
+
+
+def test_a_record_is_never_read_as_done_before_its_words_are_there(service: Service) -> None:
+    """They are waited for from before the record is written."""
+    assert service.state.records is not None
+    later = {"prefer": "respond-async"}
+    opened = threading.Event()
+    held = service.state.records.writer.submit(lambda _: opened.wait(60))
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            asked = pool.submit(service.client.post, "/classify", files={"image": BAD}, headers=later)
+            wait_until(lambda: len(service.state.pending) == 1)
+            (inspection_id,) = service.state.pending
+            assert service.client.get(f"/inspections/{inspection_id}").status_code == 404
+        finally:
+            opened.set()
+        assert held.result(20) is True
+        assert asked.result().json()["results"][0]["id"] == inspection_id
+    wait_until(lambda: service.client.get(f"/inspections/{inspection_id}").json()["status"] == "done")
+    assert service.client.get(f"/inspections/{inspection_id}").json()["classification"]["source"] == "rules"
+
+
+def test_words_of_what_could_not_be_recorded_are_waited_for_by_nobody(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.05)
+    assert service.state.records is not None
+    opened = threading.Event()
+    held = service.state.records.writer.submit(lambda _: opened.wait(60))
+    try:
+        headers = {"prefer": "respond-async", "x-deadline-ms": "300"}
+        assert service.client.post("/classify", files={"image": BAD}, headers=headers).status_code == 503
+        wait_until(lambda: not service.state.pending)
+    finally:
+        opened.set()
+    assert held.result(20) is True
+
+
+def test_the_time_that_bare_pixels_take_to_be_packed_is_not_the_disk_s(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = recording._png
+
+    def slowly(pixels: Any) -> bytes:
+        assert not late.wait(0.2)
+        return packed(pixels)
+
+    late = threading.Event()
+    monkeypatch.setattr("service.api.recording._png", slowly)
+    monkeypatch.setattr("service.api.recording._MOST_SAVE_S", 0.1)
+    monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.1)
+    service.state.settings = service.state.settings.model_copy(update={"store": "image"})
+    pixels = np.full((64, 64, 3), 128, np.uint8)
+    answer = service.client.post(
+        "/detect",
+        content=pixels.tobytes(),
+        headers={"content-type": "application/octet-stream", "x-image-shape": "64,64,3"},
+    )
+    (result,) = answer.json()["results"]
+    assert result["stored"] is True
+    shown = Image.open(io.BytesIO(service.client.get(f"/inspections/{result['id']}/image").content))
+    assert np.array_equal(np.asarray(shown), pixels)
 
 
 def test_words_that_come_while_their_record_is_read_are_still_to_come(service: Service) -> None:

@@ -24,6 +24,20 @@ def test_processor_and_cores_are_named(tmp_path: Path, monkeypatch: pytest.Monke
     assert machine.machine_name() == f"Some Processor, {available_cores()} cores"
 
 
+KIND = (
+    "model name\t: Virtual Processor\ncpu family\t: 6\nmodel\t\t: {model}\nstepping\t: 8\nflags\t\t: fpu avx2 {flags}\n"
+)
+
+
+def test_processors_that_a_hypervisor_gives_one_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [("143", "amx_int8 sse2"), ("106", "amx_int8 sse2"), ("143", "sse2"), ("143", "sse2 amx_int8")]
+    names = [told(KIND.format(model=model, flags=flags), tmp_path, monkeypatch) for model, flags in kinds]
+    assert names[0] == names[3] == "Virtual Processor (6-143-8 avx2 amx_int8), 4 cores"
+    assert len(set(names)) == 3
+
+
 def test_processors_without_a_name_are_told_apart_by_their_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,15 @@ def test_what_cannot_be_judged_is_named(gate: QualityGate, spoil: object, reason
     assert all("limit" in text for text in reasons)
 
 
+def test_what_the_network_sees_whole_is_not_too_small() -> None:
+    """Pictures of a bundle are kept at its working resolution, however large the camera's are."""
+    large, seen = [part(seed, 2560, 1920) for seed in range(3)], part(5, 448, 336)
+    assert any("too small" in reason for reason in learn_gate(large).reasons(seen))
+    gate = learn_gate(large, working_pixels=448 * 336)
+    assert not any("too small" in reason for reason in gate.reasons(seen))
+    assert any("too small" in reason for reason in gate.reasons(seen[::2, ::2]))
+
+
 def test_a_picture_without_the_part_is_told_by_its_histogram(gate: QualityGate) -> None:
     ground = np.random.default_rng(0).normal(230, 8, (240, 320, 1))
     absent = np.repeat(np.clip(ground, 0, 255).astype(np.uint8), 3, axis=2)

@@ -16,6 +16,7 @@ from service.image.prepare import PrepareRecipe
 from service.training import forms as forms_module
 from service.training.forms import Calibrated, Exact, HeldOut, calibrate_form, open_form
 from service.training.product import Product
+from service.training.select import Separation
 from service.types import WindowMaps
 from tests.networks import darkness_network, grey_picture
 from tests.unit.engine.test_session import FakeRuntime
@@ -126,9 +127,11 @@ def test_thresholds_are_set_by_the_highest_shot_of_each_part(monkeypatch: pytest
     assert found.form.reject_rule.parts == 2
 
 
-@pytest.mark.parametrize(("after", "kept"), [(0.9985, True), (0.9975, False)])
+@pytest.mark.parametrize(
+    ("after", "kept"), [((0.9885, 0.9785), True), ((0.9875, 0.99), False), ((0.995, 0.9775), False)]
+)
 def test_a_faster_form_is_kept_that_tells_painted_flaws_as_well(
-    after: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+    after: tuple[float, float], kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forms_module, "to_onnx", lambda detector: b"plain")
     monkeypatch.setattr(forms_module, "store_as_half", lambda plain: b"float32")
@@ -138,7 +141,9 @@ def test_a_faster_form_is_kept_that_tells_painted_flaws_as_well(
     bank: Any = SimpleNamespace(
         windows=lambda rng, count: SimpleNamespace(images=torch.from_numpy(WINDOWS)), canvases=[]
     )
-    judge: Any = SimpleNamespace(separation_of={"float32": 1.0, "int8": after}.__getitem__)
+    judge: Any = SimpleNamespace(
+        separation_of={"float32": Separation(0.99, 0.98), "int8": Separation(*after)}.__getitem__
+    )
     unused: Any = None
     said: list[str] = []
     made = forms_module.export_forms(unused, bank, judge, said.append, half=False)
@@ -162,7 +167,7 @@ def test_int8_s_ranges_are_those_of_what_is_run(
     bank: Any = SimpleNamespace(
         windows=lambda rng, count: SimpleNamespace(images=torch.from_numpy(WINDOWS)), canvases=[canvas]
     )
-    judge: Any = SimpleNamespace(separation_of=lambda run: 1.0)
+    judge: Any = SimpleNamespace(separation_of=lambda run: Separation(1.0, 1.0))
     detector: Any = SimpleNamespace(autoencoder=autoencoder)
     forms_module.export_forms(detector, bank, judge, lambda text: None, half=False)
     assert len(calibrated_on) == len(WINDOWS) + shown

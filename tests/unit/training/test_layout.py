@@ -10,7 +10,7 @@ from service.decision.scale import picture_map
 from service.image.prepare import PrepareRecipe, prepare
 from service.training.layout import FEWEST, choose_layout, have_one_grid
 from service.training.network import Detector, Pdn
-from service.training.select import Q_A, Q_B, Selection, run_torch
+from service.training.select import Q_A, Q_B, Selection, Separation, run_torch
 from service.types import Layout
 
 RECIPE = PrepareRecipe(value=96)
@@ -86,7 +86,7 @@ def test_a_layout_that_hides_painted_flaws_is_not_taken(
     detector: Detector, monkeypatch: pytest.MonkeyPatch, with_layout: float, kept: bool
 ) -> None:
     told = iter([0.8, with_layout])
-    monkeypatch.setattr(Selection, "separation_of", lambda *_: next(told))
+    monkeypatch.setattr(Selection, "separation_of", lambda *_: Separation(*[next(told)] * 2))
     layout, chooser, said = chosen(detector, parts(FEWEST + 4, alike=True))
     assert (layout is not None) == kept
     assert not isinstance(chooser.local, Layout)  # which the caller sets

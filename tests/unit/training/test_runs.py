@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def run(tmp_path: Path) -> Run:
         teacher="pdn-small",
         penalty=tmp_path / "general",
     )
-    run = Run(settings, "images", "teacher", "penalty")
+    run = Run(settings, "images", "teacher", "penalty", {"name": "default", "steps": 4, "drop": 0.1, "patience": None})
     checkpoint_of(run, True, refuse).write_bytes(b"weights")
     return run
 
@@ -49,19 +50,23 @@ def test_a_run_goes_on_from_its_own_checkpoint(run: Run) -> None:
     assert remembered(folder_of(run)) == run.settings
 
 
-@pytest.mark.parametrize("what", ["images", "teacher", "penalty"])
-def test_another_run_s_is_put_aside_or_not_exported(run: Run, what: str) -> None:
-    other = replace(run, **{what: "other"})
+@pytest.mark.parametrize(
+    "other",
+    [{"images": "other"}, {"teacher": "other"}, {"penalty": "other"}, {"recipe": {"name": "default", "steps": 5}}],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_run_s_is_put_aside_or_not_exported(run: Run, other: dict[str, Any]) -> None:
+    other_run = replace(run, **other)
     with pytest.raises(BadRequest, match="changed since"):
-        checkpoint_of(other, False, refuse)
-    assert not taken_up(other)
+        checkpoint_of(other_run, False, refuse)
+    assert not taken_up(other_run)
     assert (folder_of(run) / "checkpoint.old.pt").read_bytes() == b"weights"
 
 
 def test_a_run_recorded_without_its_penalty_pictures_is_known_by_their_folder(run: Run, tmp_path: Path) -> None:
     record = folder_of(run) / "run.json"
     old = json.loads(record.read_text())
-    del old["penalty"]
+    del old["penalty"], old["recipe"]
     for settings, known in ((run.settings, True), (replace(run.settings, penalty=tmp_path / "elsewhere"), False)):
         record.write_text(json.dumps(old))
         assert taken_up(replace(run, settings=settings)) == known
