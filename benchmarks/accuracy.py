@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -54,8 +55,11 @@ AIMS = (
 def prepare_set(name: str, seed: int, folder: Path) -> tuple[Path, str, str | None]:
     """The set as a folder in MVTec AD's layout, its split's name, and how parts are told apart."""
     if name in KINDS:
-        target = folder / name
-        write_dataset(name, target, 100, seed, flawed=20)
+        target, unfinished = folder / name, folder / f"{name}.unfinished"
+        if not target.exists():  # a kept one is the same
+            shutil.rmtree(unfinished, ignore_errors=True)
+            write_dataset(name, unfinished, 100, seed, flawed=20)
+            unfinished.rename(target)
         return target, "given", None
     if name in REAL:
         return DATASETS / name, "given", None

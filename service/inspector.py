@@ -6,13 +6,14 @@ bytes -> header -> room in the queue -> decode, prepare, quality gate -> queue, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +31,7 @@ from service.decision.scale import features_at, picture_map
 from service.decision.verdict import judge, limits
 from service.engine.batcher import Batcher, Runner
 from service.engine.session import available_cores
-from service.errors import DeadlineExceeded, NetworkFailure
+from service.errors import DeadlineExceeded, FlawscribeError
 from service.image.decode import decode, decode_image, read_header
 from service.image.packing import Packing, pack_tiles, packed, unpacked
 from service.image.prepare import as_image, jpeg_scale, prepare
@@ -121,55 +122,43 @@ class Inspector:
         Raises UnreadableImage, TooLarge, Overloaded, DeadlineExceeded, NetworkFailure. Cancelling it frees its place.
         """
         self._model_of[bundle.session] = bundle.manifest.name
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await self._inspect(picture, bundle, deadline, threshold, descriptors, counted)
-        except TimeoutError as error:
-            raise DeadlineExceeded("the deadline passed before the picture could be judged") from error
-
-    async def _inspect(
-        self,
-        picture: Picture,
-        bundle: Bundle,
-        deadline: float,
-        threshold: float | None,
-        descriptors: bool,
-        counted: bool,
-    ) -> Inspection:
-        plan, packing = await self._run(self._deciders, lambda: self._plan(picture, bundle))
+        async with _until(deadline):
+            plan, packing = await self._run(self._deciders, lambda: self._plan(picture, bundle))
         with self.batcher.reserve(packing.windows, bundle.session):
-            prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan, packing))
             # features that cost time of their own are computed only for a picture that has regions to describe
             later = descriptors and bundle.session.features_apart
             beside = descriptors and not later
-            answer = await self.batcher.submit(
-                bundle.session,
-                prepared.windows,
-                deadline,
-                wanted=[_FEATURES_BESIDE.get(one, one) for one in packing.wanted] if beside else packing.wanted,
-            )
-            answers, started = [answer], time.perf_counter()
-            reasons = await asyncio.wrap_future(prepared.reasons)
+            async with _until(deadline):
+                prepared = await self._run(self._decoders, lambda: self._prepare(picture, bundle, plan, packing))
+                answer = await self.batcher.submit(
+                    bundle.session,
+                    prepared.windows,
+                    deadline,
+                    wanted=[_FEATURES_BESIDE.get(one, one) for one in packing.wanted] if beside else packing.wanted,
+                )
+                answers, started = [answer], time.perf_counter()
+                reasons = await asyncio.wrap_future(prepared.reasons)
 
-            def conclude() -> tuple[AnomalyMap, Verdict, NDArray[np.float32] | None]:
-                maps = unpacked(answer.maps, packing)
-                mapped, verdict = decide(maps, bundle, plan, threshold, reasons)
-                asked = descriptors and not (later and verdict.regions)
-                return mapped, verdict, describe(maps, prepared.pixels, mapped, verdict) if asked else None
+                def conclude() -> tuple[AnomalyMap, Verdict, NDArray[np.float32] | None]:
+                    maps = unpacked(answer.maps, packing)
+                    mapped, verdict = decide(maps, bundle, plan, threshold, reasons)
+                    asked = descriptors and not (later and verdict.regions)
+                    return mapped, verdict, describe(maps, prepared.pixels, mapped, verdict) if asked else None
 
-            anomaly_map, verdict, described = await self._run(self._deciders, conclude)
+                anomaly_map, verdict, described = await self._run(self._deciders, conclude)
             ended = time.perf_counter()  # the verdict stands: what follows is no part of the budget
             decide_s = ended - started
             if later and verdict.regions:
                 try:
-                    tiles = prepared.windows[: packing.tiles]
-                    answers.append(await self.batcher.submit(bundle.session, tiles, deadline, wanted="features"))
-                    described = await self._run(
-                        self._deciders,
-                        lambda: describe(unpacked(answers[1].maps, packing), prepared.pixels, anomaly_map, verdict),
-                    )
-                except NetworkFailure:  # a verdict is not lost for want of its descriptors
-                    log.warning("no features of a flawed picture: it is answered without descriptors")
+                    async with _until(deadline):
+                        tiles = prepared.windows[: packing.tiles]
+                        answers.append(await self.batcher.submit(bundle.session, tiles, deadline, wanted="features"))
+                        described = await self._run(
+                            self._deciders,
+                            lambda: describe(unpacked(answers[1].maps, packing), prepared.pixels, anomaly_map, verdict),
+                        )
+                except FlawscribeError as error:  # a verdict is not lost for want of its descriptors
+                    log.warning("a flawed picture is answered without descriptors: %s", error.detail)
         seconds = {
             "decode": prepared.decode_s,
             "prepare": prepared.prepare_s,
@@ -247,6 +236,16 @@ class Inspector:
         metrics.budget_exceeded.labels(model).inc(share > 1)
         if np.isfinite(verdict.score) and bundle.form.reject_threshold > 0:  # else a share of it says nothing
             metrics.anomaly_score.labels(model).observe(verdict.score / bundle.form.reject_threshold)
+
+
+@contextlib.asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    """Ends the block with DeadlineExceeded at the `deadline`, time.monotonic()."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded("the deadline passed before the picture could be judged") from error
 
 
 def decide(

@@ -143,6 +143,11 @@ class AnomalyMap:
     plan: TilePlan
 
     @property
+    def everywhere(self) -> NDArray[np.float32]:
+        """The cells, those outside the region of interest too."""
+        return self.structural if self.logical is None else (self.structural + self.logical) / np.float32(2)
+
+    @property
     def score(self) -> float:
         """The anomaly score: the map's maximum (-inf when the region of interest is empty)."""
         return float(self.cells.max())

@@ -213,7 +213,7 @@ def _open_records(state: ServiceState) -> None:
             state.llm.budget.keep_in(records)
         state.records, state.captioner = records, captioner
         show_checks(state)
-        state.shadows.restore(records)
+        state.shadows.restore(records, state.store.active_version)
     except BaseException:
         state.records = state.captioner = state.follower = None
         records.close()

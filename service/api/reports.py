@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from service.records.report.table import facts_json
 
 log = logging.getLogger("flawscribe.reports")
 router = APIRouter(tags=["records"])
+_PATIENCE_S = 120.0  # for a document: a long one as PDF takes a while
 _FORMS: dict[str, Format] = {  # of those liked equally the first
     "application/json": "json",
     "text/html": "html",
@@ -69,7 +71,7 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
     def work() -> Document:
         return render(data, form, records.pictures.get, summary)
 
-    document = await asyncio.to_thread(work)
+    document = await state.fetched(work, deadline=time.monotonic() + _PATIENCE_S)
     return Response(document.content, media_type=document.media_type, headers=standalone.HEADERS)
 
 
@@ -87,7 +89,7 @@ async def _summary(state: ServiceState, data: ReportData) -> str | None:
     if state.llm is None:
         raise InvalidParameter("summary needs an LLM: FLAWSCRIBE_LLM_BASE_URL and FLAWSCRIBE_LLM_MODEL")
     try:
-        return (await state.llm.summarise(facts_json(data))).text
+        return (await state.llm.summarise(await asyncio.to_thread(facts_json, data))).text
     except LlmUnavailable as failure:
         log.warning("the report has no summary: %s", failure)
         return None

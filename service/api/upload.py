@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BadRequest, TooLarge
+from service.errors import BadRequest, NotReady, TooLarge
 
 _MOST_FIELDS = 64
 
@@ -55,6 +55,8 @@ async def read_upload(request: Request, part: str, target: Path, limits: UploadL
         raise BadRequest(f"the multipart body cannot be read: {error.message}") from error
     except ClientDisconnect as error:
         raise BadRequest("the client left before the body had arrived") from error
+    except OSError as error:
+        raise NotReady(f"the trainings folder cannot take the upload: {error.strerror}", retry_after=60) from error
     try:
         files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
         if set(files) != {part}:

@@ -223,9 +223,11 @@ def _document(body: bytes) -> dict[str, Any]:
 
 
 def validated(form: type[Form], body: bytes) -> Form:
-    """A body of JSON as `form`. Raises BadRequest for a name given twice, pydantic's ValidationError."""
-    with contextlib.suppress(ValueError, RecursionError):  # what is no JSON at all is pydantic's to tell
+    """A body of JSON as `form`. Raises BadRequest for what is no JSON or has a name twice, pydantic's ValidationError."""
+    try:
         json.loads(body, object_pairs_hook=_named_once)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is not JSON") from error
     return form.model_validate_json(body)
 
 

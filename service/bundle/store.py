@@ -40,6 +40,7 @@ class _Loaded:
     leases: int = 0
     retired: bool = False
     used: float = 0.0  # time.monotonic() of its last lease
+    origin: tuple[int, int] = (0, 0)  # its manifest file, as _origin tells it
 
 
 @dataclass(slots=True)
@@ -62,6 +63,9 @@ class Store:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _loading: threading.Lock = field(default_factory=threading.Lock)
     _activating: threading.Lock = field(default_factory=threading.Lock)
+    _choosing: threading.Lock = field(
+        default_factory=threading.Lock
+    )  # between looking at what is written down and writing
 
     def names(self) -> list[str]:
         """Names of the models that have at least one version."""
@@ -102,9 +106,10 @@ class Store:
         folder = self.models_dir / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if self._remembered(name)[0] is None:
-                active = self.active_version(name) if _versions(folder) else None
-                self._write_choice(name, active or _NONE, None)
+            with self._choosing:
+                if self._remembered(name)[0] is None:
+                    active = self.active_version(name) if _versions(folder) else None
+                    self._write_choice(name, active or _NONE, None)
         except OSError as error:
             raise BundleRefused(f"no version can be added to {folder}: {error.strerror}") from error
 
@@ -175,8 +180,9 @@ class Store:
         """
         self.require(name, version)
         with self._activating:
-            if not self.is_loaded(name, version):
+            if not self.is_loaded(name, version) or self._is_another(name, version):
                 self._probe(self.models_dir / name / str(version))
+                self._load_anew(name, version)
             bundle = self.load(name, version)
             before = self.active_version(name)
             with self._lock:
@@ -202,12 +208,29 @@ class Store:
     def _load(self, name: str, version: int) -> _Loaded:
         with self._loading:
             if (entry := self._loaded.get((name, version))) is None:
-                entry = _Loaded(self._read(name, version), used=time.monotonic())
+                origin = _origin(self.models_dir / name / str(version))
+                entry = _Loaded(self._read(name, version), used=time.monotonic(), origin=origin)
                 with self._lock:
                     self._loaded[name, version] = entry
                     gone = self._make_room((name, version))
                 _let_go(gone)
         return entry
+
+    def _is_another(self, name: str, version: int) -> bool:
+        """Whether the version in memory is not what lies in its folder now: it was removed, and another took its number."""
+        entry = self._loaded.get((name, version))
+        return entry is not None and entry.origin != _origin(self.models_dir / name / str(version))
+
+    def _load_anew(self, name: str, version: int) -> None:
+        """Load what is in the folder now, in place of what is in memory under that number, if anything is."""
+        if not self._is_another(name, version):
+            return
+        with self._loading:
+            self._window_ms.pop((name, version), None)
+            origin = _origin(self.models_dir / name / str(version))
+            entry = _Loaded(self._read(name, version), used=time.monotonic(), origin=origin)
+            with self._lock:
+                self._loaded[name, version] = entry
 
     def _read(self, name: str, version: int) -> Bundle:
         folder = self.models_dir / name / str(version)
@@ -223,7 +246,8 @@ class Store:
     def _remember(self, name: str, version: int, before: int | None) -> None:
         """Write down the choice for the next start; a models folder that is read-only costs no more than that."""
         try:
-            self._write_choice(name, version, before)
+            with self._choosing:
+                self._write_choice(name, version, before)
         except OSError as error:
             log.warning("%s %s is in service until the next start only: %s", name, version, error)
 
@@ -313,6 +337,15 @@ def _let_go(gone: list[Bundle]) -> None:
         told = ", ".join(f"{bundle.manifest.name} {bundle.manifest.version}" for bundle in gone)
         log.info("let go to make room: %s", told)
         threading.Thread(target=free, name="flawscribe-let-go").start()
+
+
+def _origin(folder: Path) -> tuple[int, int]:
+    """Which bundle lies in a version's folder: that of another training has another manifest file. (0, 0) where none does."""
+    try:
+        found = (folder / "manifest.json").stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def _versions(folder: Path) -> list[int]:

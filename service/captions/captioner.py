@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.captions.answer import LlmAnswer, LlmCaption, LlmUnavailable, Reason
 from service.captions.composite import build_pictures
 from service.captions.figures import as_measured, measure
-from service.captions.memory import Memory, Recall
+from service.captions.memory import Memory, Recall, require_comparable
 from service.captions.products import UNKNOWN, ProductCard, Products, Taxonomy, taxonomy
 from service.captions.prompt import LabelWords, LlmCase, LlmRegion, LlmTask
 from service.captions.rules import classify_by_rules, classify_picture, margin_words, named, ten_words
@@ -126,14 +126,24 @@ class Captioner:
         """
         for case_id in withdrawn:
             self.memory.remove(case_id)
+        left_out, taken = [], []
+        for case in cases:  # each by itself is quick; taking them in is not, so that they are taken in together
+            try:
+                require_comparable(case)
+            except ValueError as error:
+                left_out.append(str(error))
+            else:
+                taken.append(case)
         try:
-            self.memory.add(*cases)
-        except ValueError as error:
-            if len(cases) == 1:
-                log.error("not remembered: %s", error)
-                return
-            for case in cases:
-                self.learn([case])
+            self.memory.add(*taken)
+        except ValueError as error:  # one is of another length than the others of its product and teacher
+            if len(taken) == 1:
+                left_out.append(str(error))
+            else:
+                for case in taken:
+                    self.learn([case])
+        if left_out:
+            log.error("%d cases are not remembered, the first because: %s", len(left_out), left_out[0])
 
     def _look(self, inspection: Inspection, site: Site, card: ProductCard, product: str) -> _Seen:
         verdict, rgb = inspection.verdict, inspection.rgb

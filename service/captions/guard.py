@@ -24,6 +24,7 @@ from service.settings import Settings
 log = logging.getLogger("flawscribe.captions")
 Answered = TypeVar("Answered", LlmAnswer, LlmSummary)
 
+_PATIENT = 0.5  # share of the longest wait, from which a call that got no answer in it tells something of the endpoint
 # said of one task's contents; they tell nothing of the endpoint
 _OF_CONTENTS = {Reason.REFUSED, Reason.CONTENT_FILTER, Reason.TOO_LONG}
 
@@ -90,15 +91,17 @@ class CircuitBreaker:
             )
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """Around a call, as soon as it goes. A cancelled one and one refused for its contents count neither way."""
+    def call(self, *, patient: bool = True) -> Iterator[None]:
+        """Around a call, as soon as it goes. A cancelled one and one refused for its contents count neither way, nor does one
+        that was not `patient` and ended with its time: that was the caller's."""
         self.check()
         probing = self.state == "half_open"
         self._probing |= probing
         try:
             yield
         except LlmUnavailable as failure:
-            self._failed(failure, probing)
+            if patient or failure.reason is not Reason.TIMEOUT:
+                self._failed(failure, probing)
             raise
         else:
             if probing or self._closed_at is None:  # a call from before the failures tells nothing of now
@@ -299,8 +302,9 @@ class GuardedLlm:
                 await self._slots.acquire()
         except TimeoutError as error:
             raise LlmUnavailable(Reason.BUSY, "all slots were taken until the deadline") from error
+        patient = deadline - time.monotonic() >= _PATIENT * self.settings.deadline_seconds
         try:
-            with self.budget.call() as spend, self.breaker.call():
+            with self.budget.call() as spend, self.breaker.call(patient=patient):
                 return await self._counted(ask, spend)
         finally:
             self._slots.release()

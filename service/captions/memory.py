@@ -96,7 +96,7 @@ class Memory:
         """
         taken: dict[tuple[str, str], dict[str, Case]] = defaultdict(dict)
         for case in cases:
-            _check(case)
+            require_comparable(case)
             if case.label != UNKNOWN:
                 taken[case.product, case.teacher_sha256][case.case_id] = case
         with self._writing:
@@ -164,7 +164,8 @@ class Memory:
         return True
 
 
-def _check(case: Case) -> None:
+def require_comparable(case: Case) -> None:
+    """Raises ValueError for a descriptor that is not finite, or of another making."""
     shape = np.shape(case.descriptor)
     if len(shape) != 1 or shape[0] <= FIGURES + 1 or not np.isfinite(case.descriptor).all():
         raise ValueError(

@@ -21,8 +21,9 @@ _MOST_CHARACTERS = 120  # of a description, for scripts without spaces
 _MOST_LABEL = 60
 _MOST_CAUSES = 3
 _MOST_TEXT = 300
-_SAYS_NORMAL = re.compile(
-    r"^(this|it) (is|looks|appears) (normal|fine|ok)\b|\bno (visible )?(defect|flaw|anomal)|^normal\b"
+_SAYS_NORMAL = re.compile(  # as the statement itself: "dark thread, no defect elsewhere" and "normal weave cut by …" say a flaw
+    r"^(this|it) (is|looks|appears) (normal|ok\b|fine\W*($|[,.;]))|^(there (is|are) )?no (visible )?(defect|flaw|anomal)"
+    r"|^normal( \w+){0,2}\W*($|[,.;])"
 )
 _NORMAL_LABELS = {"normal", "ok", "okay", "good", "fine", "none", "no defect", "no flaw", "no anomaly", "defect free"}
 _DANGLING = {

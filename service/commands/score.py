@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from service.bundle.store import Bundle, EngineOptions, Store, load_bundle
 from service.commands.outputs import require_file, require_folder
 from service.decision.heatmap import draw_overlay
 from service.errors import BadRequest, FlawscribeError, UnreadableImage
+from service.image.folder import pictures_below
 from service.inspector import Inspector, Picture
 from service.metrics import Metrics
 from service.records.report.table import guarded
@@ -27,7 +29,6 @@ from service.types import Inspection
 
 Format = Literal["csv", "jsonl"]
 Row = dict[str, Any]
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 _COLUMNS = (
     "file",
     "verdict",
@@ -70,7 +71,7 @@ def score(
             require_folder(out / "overlays")
     settings = load_settings()
     judging = _judge(files, _load(bundle, model, settings), settings)
-    names = {file: file.name if file == folder else file.relative_to(folder).as_posix() for file in files}
+    names = {file: _printable(file.name if file == folder else file.relative_to(folder).as_posix()) for file in files}
     judged = 0
 
     def rows() -> Iterator[Row]:
@@ -92,16 +93,18 @@ def score(
         raise typer.Exit(1)
 
 
+def _printable(name: str) -> str:
+    """The name, what is no UTF-8 in it spelled out: tables are UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def find_pictures(folder: Path) -> list[Path]:
     """The pictures in `folder` and below, sorted, or the one file. Raises BadRequest when there is none."""
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
         raise BadRequest(f"{folder} does not exist")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
-    if not files:
-        raise BadRequest(f"no picture in {folder}; read are: {', '.join(sorted(_SUFFIXES))}")
-    return files
+    return pictures_below(folder)
 
 
 def _load(bundle: Path | None, model: str | None, settings: Settings) -> Bundle:

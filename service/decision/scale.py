@@ -191,11 +191,25 @@ def local_mean(cells: FloatMap, width: float) -> FloatMap:
 
 def roi_cells(mask: NDArray[np.bool_], plan: TilePlan) -> NDArray[np.bool_]:
     """bool [rows, columns]: where a cell's centre is inside `mask`, bool [H,W] of any size that covers the picture."""
-    height, width = mask.shape
-    down = ((np.arange(plan.rows) * STRIDE + 0.5) * height / plan.working_height).astype(int)
-    across = ((np.arange(plan.columns) * STRIDE + 0.5) * width / plan.working_width).astype(int)
-    inside: NDArray[np.bool_] = mask[np.minimum(down, height - 1)][:, np.minimum(across, width - 1)]
-    return inside
+    return _cells_in(mask, (plan.rows, plan.working_height), (plan.columns, plan.working_width))
+
+
+def logical_roi_cells(mask: NDArray[np.bool_], plan: TilePlan) -> NDArray[np.bool_]:
+    """The same on the cells of the logical map as the network gives it (`logical_cells`)."""
+    if not plan.whole_width:
+        return roi_cells(mask, plan)
+    rows, columns = whole_cells(plan)
+    return _cells_in(mask, (rows, plan.whole_height), (columns, plan.whole_width))
+
+
+def _cells_in(mask: NDArray[np.bool_], down: tuple[int, int], across: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which cells' centres lie inside the mask; of each side, how many cells it has and the px that they are taken of."""
+    rows, columns = (
+        np.minimum(((np.arange(cells) * STRIDE + 0.5) * side / pixels).astype(int), side - 1)
+        for (cells, pixels), side in zip((down, across), mask.shape, strict=True)
+    )
+    found: NDArray[np.bool_] = mask[rows][:, columns]
+    return found
 
 
 def cell_pixels(cells: int, working: int, pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

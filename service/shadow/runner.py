@@ -11,12 +11,13 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.errors import Conflict, FlawscribeError
+from service.errors import Conflict, FlawscribeError, NoSuchModel
 from service.inspector import Picture
 from service.metrics import Metrics
 from service.records.shadows import Comparison, Judged, ShadowRun
@@ -180,11 +181,17 @@ class Shadows:
         self._shadow: Shadow | None = None
         self._changing = threading.Lock()
 
-    def restore(self, records: Records) -> None:
-        """Go on with the run that was not stopped before the service ended."""
+    def restore(self, records: Records, active_version: Callable[[str], int | None]) -> None:
+        """Go on with the run that was not stopped before the service ended, unless what it compared with is not in service any
+        more: `active_version` of a model's name. Raises RecordsBusy."""
         with self._changing:
             for run in records.shadows.running()[-1:]:
-                if self._shadow is None:
+                active = None
+                with contextlib.suppress(NoSuchModel):
+                    active = active_version(run.model_name)
+                if active != run.active_version:
+                    records.shadows.stop(run.id, f"version {run.active_version} is not in service any more").result()
+                elif self._shadow is None:
                     self._shadow = Shadow(run, self._options, records, self._metrics)
 
     def start(self, records: Records, model_name: str, active: int, candidate: int, who: str) -> Standing:
@@ -206,8 +213,10 @@ class Shadows:
             shadow = self._of(model_name)
             if shadow is None:
                 raise Conflict(f"no version of {model_name} runs in shadow")
+            records.shadows.stop(
+                shadow.standing.run.id, reason
+            ).result()  # first: a run that is not written off comes back
             shadow.end()
-            records.shadows.stop(shadow.standing.run.id, reason).result()
 
     def model_changed(self, records: Records | None, model_name: str, version: int) -> None:
         """Another version was put in service: what the candidate was compared with is gone."""

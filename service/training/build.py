@@ -31,6 +31,8 @@ from service.bundle.manifest import (
 from service.bundle.manifest import Teacher as TeacherRecord
 from service.bundle.roi import ROI_FILE, write_roi
 from service.bundle.verify import digest
+from service.engine.batcher import MOST_WINDOWS
+from service.image.packing import pack_tiles
 from service.image.prepare import plan_tiles, working_size
 from service.image.quality import learn_gate
 from service.training.data import (
@@ -102,6 +104,7 @@ def build(
     splits = split_folder(settings.data, settings.group_by, settings.seed)
     teacher = None if settings.teacher == AUTO else load_teacher(settings.teacher, settings.teachers_dir)
     product = product_of(settings, splits)
+    splits = replace(splits, notes=(*splits.notes, *_too_large_to_serve(splits, product)))
     _announce(splits, product, say)
     scale = decoding_scale(splits.images, product.recipe)
     require_memory(splits.images, scale, product.recipe)
@@ -281,6 +284,7 @@ def _finished(
             product.recipe,
             global_map=False,
             min_flaw_px=product.min_flaw_px,
+            roi=product.roi,
             seed=settings.seed + 2,
             flaws_each=3,
             window_limit=_SEEK_WINDOWS,
@@ -300,6 +304,7 @@ def _chooser(settings: BuildSettings, product: Product, held_out: Sequence[Pictu
         product.recipe,
         global_map=product.global_map,
         min_flaw_px=product.min_flaw_px,
+        roi=product.roi,
         seed=settings.seed,
         by_level=settings.recipe == "default",
     )
@@ -314,6 +319,7 @@ def _judge(
         product.recipe,
         global_map=product.global_map,
         min_flaw_px=product.min_flaw_px,
+        roi=product.roi,
         seed=settings.seed + 1,
         flaws_each=JUDGE_FLAWS,
         window_limit=windows,
@@ -348,6 +354,21 @@ def _announce(splits: Splits, product: Product, say: Say) -> None:
     )
     for note in splits.notes:
         say(f"note: {note}")
+
+
+def _too_large_to_serve(splits: Splits, product: Product) -> list[str]:
+    """The note, when the largest picture has more windows than a service's queue takes as it is set up."""
+    plans = {
+        size: plan_tiles(*size, product.recipe, global_map=product.global_map)
+        for size in {(image.width, image.height) for image in splits.images}
+    }
+    windows = max(pack_tiles(plan).windows for plan in plans.values())
+    if windows <= MOST_WINDOWS:
+        return []
+    return [
+        f"the largest picture is judged in {windows} windows: the service takes {MOST_WINDOWS} until FLAWSCRIBE_QUEUE_WINDOWS says "
+        "more; a smaller --working-size has fewer"
+    ]
 
 
 def _stands_on_one(calibrated: Mapping[FormName, Calibrated], say: Say) -> list[str]:

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from service.errors import BadRequest, FlawscribeError
 from service.image.decode import PictureHeader, decode, read_header
+from service.image.folder import pictures_below
 from service.image.prepare import STEP, PrepareRecipe, jpeg_scale, working_size
 from service.settings import Settings
 from service.training.memory import available_memory
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 256_000_000
 _DEFAULT_LONG_SIDE = 2 * STEP  # px: 2x2 windows; small flaws in large pictures need more (--working-size)
 _FEWEST = 10  # parts
+_COPIES = "{} pictures are copies of others: what shares a picture counts as one part"
 _MOST_MEMORY = 0.5  # share of what is left, for decoded pictures: features, gradients and the forms come on top
 
 
@@ -77,10 +78,24 @@ def find_images(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise BadRequest(f"{directory} is not a folder")
     root = directory / "train" / "good" if (directory / "train" / "good").is_dir() else directory
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not files:
-        raise BadRequest(f"no image in {root}; read are: {', '.join(sorted(IMAGE_SUFFIXES))}")
+    files = pictures_below(root)
+    names = [os.fsencode(path.relative_to(root)) for path in files]
+    if odd := [
+        name for name in names if not _is_utf8(name)
+    ]:  # they would be in the manifest, the report and the answers
+        raise BadRequest(
+            f"the names of {len(odd)} pictures in {root} are not UTF-8, such as {odd[0]!r}: rename them, for instance by "
+            "`convmv -r -f latin1 -t utf8 --notest FOLDER`"
+        )
     return files
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) -> Splits:
@@ -93,7 +108,10 @@ def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) ->
     parts = [_part(path.relative_to(directory).as_posix(), group_by) for path in files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         headers = list(pool.map(_header, files))
-    require_readable(files, headers)
+        require_readable(files, headers)
+        contents = list(pool.map(_digest, files))
+    copies = len(contents) - len(set(contents))
+    parts = _merged(parts, contents)
     images = [
         NormalImage(path, part, header.width, header.height, header.format == "JPEG")
         for path, part, header in zip(files, parts, headers, strict=True)
@@ -116,8 +134,24 @@ def split_folder(directory: Path, group_by: str | None = None, seed: int = 0) ->
         train=tuple(image for image in mixed if place[image.part] >= calibration + validation),
         validation=tuple(image for image in mixed if calibration <= place[image.part] < calibration + validation),
         calibration=tuple(image for image in mixed if place[image.part] < calibration),
-        notes=tuple(_notes(images)),
+        notes=(*_notes(images), *([_COPIES.format(copies)] if copies else ())),
     )
+
+
+def _merged(parts: Sequence[str], contents: Sequence[str]) -> list[str]:
+    """The parts, those that share a picture's content as one: a copy that sets thresholds must not have been learned."""
+    leader = {part: part for part in parts}
+
+    def leading(part: str) -> str:
+        while leader[part] != part:
+            part = leader[part]
+        return part
+
+    first: dict[str, str] = {}
+    for part, content in zip(parts, contents, strict=True):
+        one, other = sorted((leading(first.setdefault(content, part)), leading(part)))
+        leader[other] = one
+    return [leading(part) for part in parts]
 
 
 def require_readable(files: Sequence[Path], found: Sequence[object]) -> None:

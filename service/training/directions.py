@@ -55,6 +55,8 @@ def discriminant(detector: Detector, examples: Sequence[Example], count: int) ->
     for example in examples:
         cells = _differences(detector, example)
         inner = border_distance(*cells.shape[:2]) >= BORDER_CELLS  # the border's own noise is not the part's
+        if (looked_at := example.looked_at) is not None:
+            inner &= looked_at
         if example.mask is None:
             normal.add(cells[inner])
         else:

@@ -20,9 +20,10 @@ from service.decision.heatmap import overlay_png
 from service.decision.scale import full_size
 from service.errors import BadRequest, FlawscribeError, UnreadableImage
 from service.image.decode import decode
+from service.image.folder import is_picture
 from service.image.prepare import prepare
 from service.inspector import decide
-from service.training.data import IMAGE_SUFFIXES, MAX_PIXELS
+from service.training.data import MAX_PIXELS
 from service.training.metrics import au_pro, auroc, interval
 from service.types import AnomalyMap, Verdict
 
@@ -100,7 +101,7 @@ def find_test_images(dataset: Path) -> list[TestImage]:
     found = [
         TestImage(path, path.parent.name, _mask_of(dataset, path))
         for path in sorted(root.glob("*/*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if is_picture(path.relative_to(root))
     ]
     kinds = {image.defect for image in found}
     if "good" not in kinds or len(kinds) < 2:

@@ -13,15 +13,56 @@ from service.samples.textures import fractal_noise
 
 Rgb = NDArray[np.float32]
 _GREY = 4  # most difference between the channels of a grey picture that has been through JPEG
+_TRIES = 100  # for a flaw that touches the region of interest
+_SMALLEST_BOX = 64  # px
 _FAINTEST = 3  # grey levels that a flaw changes its place by, on average
 Mask = NDArray[np.float32]  # [H,W] opacity, 0..1
 
 
-def paint_flaw(picture: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def paint_flaw(
+    picture: NDArray[np.uint8], rng: np.random.Generator, roi: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A copy of `picture` uint8 [H,W,3] with one flaw of a random kind that can be seen, and its mask bool [H,W] (never empty).
 
-    A grey picture stays grey: colour would give every flaw away, and choices made by it would look for colour alone.
+    A grey picture stays grey: colour would give every flaw away, and choices made by it would look for colour alone. With a `roi`,
+    bool [h,w] of any size, the flaw lies in the box around it, in proportion to that, and if at all possible touches it.
     """
+    if roi is None:
+        return _painted(picture, rng)
+    there = at_size(roi, *picture.shape[:2])
+    box = _box_around(there)
+    result, mask = picture.copy(), np.zeros(there.shape, bool)
+    for _ in range(_TRIES):
+        painted, flaw = _painted(picture[box], rng)
+        if (flaw & there[box]).any():
+            break
+    result[box], mask[box] = painted, flaw
+    return result, mask
+
+
+def at_size(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """The mask bool [h,w] at another size: each pixel what the nearest one is."""
+    rows, columns = (
+        ((np.arange(target) + 0.5) * side / target).astype(int)
+        for target, side in zip((height, width), mask.shape, strict=True)
+    )
+    found: NDArray[np.bool_] = mask[rows][:, columns]
+    return found
+
+
+def _box_around(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The box around what is set, or around all where nothing is, of at least _SMALLEST_BOX px a side where the mask has them."""
+    box = []
+    for axis, side in ((1, mask.shape[0]), (0, mask.shape[1])):
+        found = np.flatnonzero(mask.any(axis=axis))
+        first, after = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, side)
+        missing = max(0, _SMALLEST_BOX - (after - first))
+        first = max(0, min(first - missing // 2, side - (after - first) - missing))
+        box.append(slice(first, min(side, max(after, first + _SMALLEST_BOX))))
+    return box[0], box[1]
+
+
+def _painted(picture: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     ground = picture.astype(np.float32)
     is_grey = np.ptp(picture, axis=2).max() <= _GREY
     while True:  # a scratch can miss the picture, and white cannot become brighter

@@ -88,11 +88,12 @@ def _learned(maps: NDArray[np.float32], detector: Detector, chooser: Selection) 
     spread /= np.median(spread, axis=(1, 2), keepdims=True)  # the maps keep their weights beside each other
     raw = Layout(typical, spread)
     seen = [
-        picture_map(run_torch(detector, each.windows), each.plan, chooser.min_flaw_px, None, raw).cells.ravel()
+        picture_map(run_torch(detector, each.windows), each.plan, chooser.min_flaw_px, chooser.roi, raw).cells.ravel()
         for each in chooser.examples
         if each.mask is None
     ]
-    low, high = np.quantile(np.concatenate(seen), (Q_A, Q_B))
+    values = np.concatenate(seen)
+    low, high = np.quantile(values[np.isfinite(values)], (Q_A, Q_B))  # what is not looked at is -inf
     rounded = (typical + low * spread).astype(np.float16), (spread * max(high - low, 1e-5) / 0.1).astype(np.float16)
     return Layout(*(part.astype(np.float32) for part in rounded))  # as the bundle keeps it
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from service.errors import BadRequest
-from service.training.teacher_views import find_pictures, small_picture
+from service.image.folder import pictures_below
+from service.training.teacher_views import small_picture
 
 _QUALITY = 95  # of JPEG, with all of the colour: grain is what a teacher learns from
 
@@ -20,7 +21,7 @@ def pack_pictures(folder: Path, out: Path, part_bytes: int) -> tuple[int, int]:
     if out.is_dir() and any(out.iterdir()):
         raise BadRequest(f"{out} is not an empty folder; empty it or name a new one")
     part, room = -1, 0
-    files = find_pictures(str(folder))
+    files = pictures_below(folder)
     for index, path in enumerate(files):
         data = _jpeg(path)
         if part < 0 or len(data) > room:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from service.errors import BadRequest
+from service.image.folder import pictures_below
 from service.training.network import PdnSize
 from service.training.teacher import load_teacher
 from service.training.teacher_checkpoint import Checkpoint, Stateful, content_of, fingerprint, read_checkpoint
-from service.training.teacher_views import find_pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +107,5 @@ class Run:
 def _content(folder: str) -> dict[str, str]:
     """A folder's last name, and what its pictures are."""
     root = Path(folder).resolve()
-    files = [(path.relative_to(folder).as_posix(), path) for path in find_pictures(folder)]
+    files = [(path.relative_to(folder).as_posix(), path) for path in pictures_below(Path(folder))]
     return {"name": root.name, "sha256": fingerprint(files)}

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from service.errors import BadRequest
+from service.errors import FlawscribeError
+from service.image.decode import decode
+from service.image.folder import pictures_below
 from service.image.prepare import STRIDE
 from service.samples.textures import random_texture
+from service.training.data import MAX_PIXELS, require_readable
 from service.training.flaws import paint_flaw
 
 RECEPTIVE_FIELD = 33  # px of the PDN
 MAX_SHIFT = 2  # cells between the two views
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _SHORT_SIDE = 288  # px: pictures are kept no larger in memory
 
 
@@ -37,34 +39,34 @@ class Views:
     flaw: NDArray[np.float32]
 
 
-def find_pictures(folder: str) -> list[Path]:
-    """All pictures below the folder, sorted. Raises BadRequest when there is none."""
-    found = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in _SUFFIXES]
-    if not found:
-        raise BadRequest(f"no picture found in {folder}")
-    return found
-
-
 def load_pictures(folders: Sequence[str], generated: int, seed: int) -> list[NDArray[np.uint8]]:
     """All pictures below the folders, short side at most 288 px, and `generated` textures, as uint8 [H,W,3] in memory.
 
-    Raises BadRequest when a folder holds no picture.
+    Raises BadRequest when a folder holds no picture, or one that cannot be read.
     """
-    files = [path for folder in folders for path in find_pictures(folder)]
+    files = [path for folder in folders for path in pictures_below(Path(folder))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pictures = list(pool.map(small_picture, files))
+        found = list(pool.map(_small_or_why, files))
+    require_readable(files, found)
+    pictures = [each for each in found if not isinstance(each, str)]
     seeds = np.random.SeedSequence(seed).spawn(generated)
     return pictures + [random_texture(np.random.default_rng(each), 256, 256) for each in seeds]
 
 
 def small_picture(path: Path) -> NDArray[np.uint8]:
-    """The picture uint8 [H,W,3] as it is kept in memory, short side at most 288 px."""
-    with Image.open(path) as image:
-        rgb = image.convert("RGB")
-        shrink = _SHORT_SIDE / min(rgb.size)
-        if shrink < 1:
-            rgb = rgb.resize((round(rgb.width * shrink), round(rgb.height * shrink)), Image.Resampling.BILINEAR)
-        return np.asarray(rgb)
+    """The picture uint8 [H,W,3] as it is kept in memory, short side at most 288 px. Raises UnreadableImage or TooLarge."""
+    rgb = Image.fromarray(decode(path.read_bytes(), MAX_PIXELS))
+    shrink = _SHORT_SIDE / min(rgb.size)
+    if shrink < 1:
+        rgb = rgb.resize((round(rgb.width * shrink), round(rgb.height * shrink)), Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
+
+
+def _small_or_why(path: Path) -> NDArray[np.uint8] | str:
+    try:
+        return small_picture(path)
+    except FlawscribeError as error:
+        return error.detail
 
 
 def draw_views(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 import zipfile
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from service.errors import BadRequest, TooLarge
+from service.errors import BadRequest, NotReady, TooLarge
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 _CHUNK = 1 << 20
@@ -64,8 +65,12 @@ def unpack(archive: Path, folder: Path, limits: ArchiveLimits = ArchiveLimits())
                     room -= _copy(source, sink, entry, limits, room)
             others = sum(not entry.is_dir() for entry in entries) - len(wanted)
             return Unpacked(len(wanted), others)
-    except FileExistsError as error:
-        raise BadRequest("the zip holds two files of one name") from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise BadRequest("the zip holds two files of one name, or a file named as a folder") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadRequest("the zip holds a file whose name is too long for this disk") from error
+        raise NotReady(f"the trainings folder cannot take the pictures: {error.strerror}", retry_after=60) from error
     except _REFUSED as error:
         raise BadRequest(f"the zip cannot be read: {error}") from error
 

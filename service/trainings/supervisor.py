@@ -17,7 +17,8 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -37,6 +38,7 @@ from service.trainings.progress import Progress, read_progress
 log = logging.getLogger("flawscribe.trainings")
 State = Literal["running", "done", "failed", "cancelled", "interrupted"]
 _ID = re.compile(r"\d{8}-\d{6}-[a-z0-9._-]{1,64}")
+_FORGOTTEN_S = 24 * 3600.0  # another service on the same folder may still be unpacking
 _SAMPLE = re.compile(r"\d{1,9}-\d{1,3}\.jpg")
 _LOG_TAIL = 16 * 1024  # bytes
 _LOG_LINES = 40
@@ -140,8 +142,9 @@ class Trainings:
         if not teachers or order.teacher not in (AUTO, *teachers):
             raise InvalidParameter(f"no teacher {order.teacher!r}; there are: {', '.join(teachers) or 'none'}")
         named = None if order.folder is None else self._named(order.folder)
-        with self._starting:
+        with self._begun():
             self.require()
+            self._sweep()
             now = datetime.now(UTC)
             training_id = f"{now:%Y%m%d-%H%M%S}-{order.name}"
             run = self.place.folder / training_id
@@ -169,12 +172,36 @@ class Trainings:
                 raise
         return self.get(training_id)
 
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[None]:
+        """While a training is being started. Raises Conflict while another one is: unpacking its pictures may take minutes."""
+        if not self._starting.acquire(blocking=False):
+            raise Conflict("another training is being started; one at a time")
+        try:
+            yield
+        finally:
+            self._starting.release()
+
+    def _sweep(self) -> None:
+        """Remove uploads, and pictures unpacked for a training, that a service which was killed left long ago."""
+        left = [*self.place.folder.glob(".upload-*.zip")]
+        left += [
+            path
+            for path in self.place.folder.glob("*")
+            if _ID.fullmatch(path.name) and not (path / "order.json").exists()
+        ]
+        for path in left:
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _FORGOTTEN_S:
+                    log.warning("removing what an interrupted start left: %s", path)
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def resume(self, training_id: str) -> Training:
         """Go on from the last evaluation. Raises NoSuchTraining, Conflict when it is done or one runs, NotInstalled."""
         training = self.get(training_id)
         if training.state == "done":
             raise Conflict(f"training {training_id} is done: version {training.version} is there")
-        with self._starting:
+        with self._begun():
             self.require()
             (self._run(training_id) / "cancelled").unlink(missing_ok=True)
             self._launch(training.record)
@@ -295,6 +322,8 @@ class Trainings:
             raise InvalidParameter(
                 "no folder of this server may be named: set FLAWSCRIBE_TRAINING_DATA_DIR, or upload a zip"
             )
+        if "\0" in folder:
+            raise InvalidParameter("`folder` holds a null character")
         found = (root / folder).resolve()
         if not found.is_relative_to(root.resolve()) or not found.is_dir():
             raise InvalidParameter(f"{folder!r} is not a folder below {root} (FLAWSCRIBE_TRAINING_DATA_DIR)")

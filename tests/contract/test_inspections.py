@@ -137,7 +137,7 @@ def test_reviews_are_added_and_label(service: Service) -> None:
     assert [each["id"] for each in found(service, "?label=burn")["inspections"]] == [result["id"]]
     assert service.client.post(path, json={"verdict": "escape"}).status_code == 422  # it was not let through
     assert service.client.post(path, json={"verdict": "perhaps"}).status_code == 422
-    assert service.client.post(path, content=b"{").status_code == 422
+    assert service.client.post(path, content=b"{").status_code == 400
     good = f"/inspections/{detect(service, GOOD)['id']}/review"
     refused = service.client.post(good, json={"verdict": "right", "label": "scratch"})
     assert (refused.status_code, "escape" in refused.json()["detail"]) == (422, True)

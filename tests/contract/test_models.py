@@ -136,7 +136,7 @@ def test_wrong_names_versions_and_parameters(two: Service) -> None:
     assert activate(two, 7).status_code == 404
     assert client.post("/models/nothing/activate", json={"version": 1}).status_code == 404
     assert client.post("/models/probe/activate", json={"version": 1, "force": True}).status_code == 422
-    assert client.post("/models/probe/activate", content=b"{").status_code == 422
+    assert client.post("/models/probe/activate", content=b"{").status_code == 400
     for odd in ({"version": True}, {"version": 1.0}, {"version": "1"}):
         for order in ("activate", "shadow"):
             assert client.post(f"/models/probe/{order}", json=odd).status_code == 422

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service.errors import RecordsBusy
 from tests.contract.serving import Service, running, wait_until
 from tests.networks import grey_picture, png, write_bundle
 
@@ -138,3 +139,31 @@ def test_what_cannot_run_in_shadow(service: Service) -> None:
     wait_until(lambda: shadow(service)["state"] == "stopped")
     wait_until(lambda: "model.onnx" in shadow(service)["reason"])
     assert service.client.post("/models/probe/shadow", json={"version": 2, "force": True}).status_code == 422
+
+
+def test_a_stop_that_could_not_be_written_can_be_repeated(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start(service, 2).status_code == 201
+    assert service.state.records is not None
+    kept = service.state.records.shadows
+    stop = kept.stop
+
+    def busy(*asked: Any) -> Any:
+        raise RecordsBusy("many records wait to be written", retry_after=1)
+
+    monkeypatch.setattr(type(kept), "stop", busy)
+    assert service.client.delete("/models/probe/shadow").status_code == 503
+    assert shadow(service)["state"] != "stopped"  # nor is it in the records: it would come back
+    monkeypatch.setattr(type(kept), "stop", lambda self, *asked: stop(*asked))
+    assert service.client.delete("/models/probe/shadow").status_code < 300
+    assert shadow(service)["state"] == "stopped"
+    assert kept.running() == ()
+
+
+def test_a_run_beside_a_version_that_is_not_in_service_any_more_is_not_gone_on_with(place: dict[str, Any]) -> None:
+    with running(**place) as service:
+        assert start(service, 2).status_code == 201
+    (place["models_dir"] / "probe" / "active").write_text("3\n")
+    with running(**place) as service:
+        assert service.state.records is not None
+        assert service.state.records.shadows.running() == ()
+        assert shadow(service)["state"] in ("none", "stopped")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from service.api.access import create_key
+from service.errors import BadRequest
 from service.trainings import supervisor
 from service.trainings.process import end, holder
 from tests.contract.serving import Service, running, wait_until
@@ -221,6 +224,44 @@ def test_a_wrong_upload_is_refused_and_leaves_nothing(shared: Service) -> None:
     assert client.post("/trainings", content=b"PK", headers={"content-type": "application/zip"}).status_code == 415
     assert client.get("/trainings").json()["trainings"] == []
     assert list(shared.state.trainings.place.folder.iterdir()) == []
+
+
+def test_while_one_is_being_started_another_is_refused_at_once(
+    shared: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacking may take minutes, in which whoever waited would hold up all else that runs in threads."""
+    unpacking, go_on = threading.Event(), threading.Event()
+
+    def held(*asked: Any) -> Any:
+        unpacking.set()
+        assert go_on.wait(60)
+        raise BadRequest("after all no zip")
+
+    monkeypatch.setattr(supervisor, "unpack", held)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(upload, shared, parts(3), name="plate")
+        try:
+            assert unpacking.wait(60)
+            second = shared.client.post("/trainings", json={"name": "other", "folder": "few"})
+            assert second.status_code == 409
+            assert "another training is being started" in second.json()["detail"]
+        finally:
+            go_on.set()
+        assert first.result().status_code == 400
+
+
+def test_what_a_start_that_was_killed_left_is_removed_in_time(shared: Service) -> None:
+    place = shared.state.trainings.place.folder
+    left = [place / ".upload-20260101000000000000.zip", place / "20260101-000000-plate" / "pictures" / "1.png"]
+    new = place / ".upload-20260102000000000000.zip"
+    for file in (*left, new):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"a part of it")
+    for path in (left[0], left[1].parents[1]):
+        os.utime(path, (0, 0))
+    assert upload(shared, {"notes.txt": b"no picture"}, name="plate").status_code == 400
+    assert list(place.iterdir()) == [new]  # somebody's upload may be under way
+    new.unlink()
 
 
 @pytest.mark.parametrize("training_id", ["nothing", "20260101-000000-plate", "%2e%2e%2f20260101-000000-plate"])

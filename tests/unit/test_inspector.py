@@ -411,6 +411,21 @@ def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
     assert told.verdict == expected.verdict  # not lost for want of its descriptors
     assert told.descriptors is None
 
+    over = threading.Event()
+
+    def late(session: Session, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
+        if "features" in wanted:
+            assert over.wait(60)
+        return run(session, windows, wanted)
+
+    monkeypatch.setattr(type(probe.session), "run", late)
+    try:
+        told = inspect(inspector, probe, flawed(20), descriptors=True, deadline=time.monotonic() + 2)
+    finally:
+        over.set()
+    assert told.verdict == expected.verdict  # nor because they are late
+    assert told.descriptors is None
+
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_a_picture_of_several_windows_asks_of_each_only_what_is_read(

@@ -53,9 +53,9 @@ class Flaw:
 @dataclass(frozen=True, slots=True)
 class Review:
     """What people said of one inspection, the last word of each kind: the verdict was right, or wrong as `overkill` or
-    `escape`."""
+    `escape`; None where only some of its flaws were said to be none."""
 
-    verdict: ReviewVerdict
+    verdict: ReviewVerdict | None
     label: str = ""
     cause: str = ""
     action: str = ""

@@ -16,6 +16,7 @@ from service.records.report.data import UNLABELLED, Flaw, InspectionRow, ReportD
 from service.records.report.flaws import reviewed
 from service.records.report.summary import summarise
 from service.records.schema import classifications, inspections, reviews
+from service.records.truth import last_verdict
 from service.types import Citation, Decision, Severity
 
 MOST_INSPECTIONS = 200_000  # about half a GB as rows, twice that while they become JSON
@@ -127,7 +128,7 @@ def _row(row: Any, said: _Said) -> InspectionRow:
         description=(row.picture_words or {}).get("description", ""),
         reasons=tuple(row.reasons),
         flaws=tuple(flaws),
-        review=_review(said, strongest),
+        review=_review(said, strongest, len(flaws)),
     )
 
 
@@ -160,7 +161,7 @@ def _hear(flaws: list[Flaw], captioned: Sequence[Flaw], review: Any, strongest: 
         flaws[place] = replace(spoken, case_id=review.case_id or "") if review.label else spoken
 
 
-def _review(said: _Said, strongest: int | None) -> Review | None:
+def _review(said: _Said, strongest: int | None, regions: int) -> Review | None:
     """The last word of each kind that no overkill after it took back."""
     if not said:
         return None
@@ -174,4 +175,5 @@ def _review(said: _Said, strongest: int | None) -> Review | None:
     def last(name: str) -> str:
         return next((value for review in reversed(standing) if (value := getattr(review, name))), "")
 
-    return Review(said[-1].verdict, last("label"), last("cause"), last("action"))
+    verdict = last_verdict([(review.verdict, review.region) for review in said], regions)
+    return Review(verdict, last("label"), last("cause"), last("action"))

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -54,7 +54,8 @@ def report_json(data: ReportData, llm_summary: str | None = None) -> str:
 def facts_json(data: ReportData) -> str:
     """What a language model needs to sum the report up, on one line: the same without single inspections, and with at
     most five ids of a kind for a cause."""
-    facts = {name: value for name, value in _plain(data).items() if name != "inspections"}
+    facts = _plain(replace(data, inspections=()))
+    del facts["inspections"]
     facts["causes"] = [
         {name: value[:_IDS] if name.endswith("_ids") else value for name, value in cause.items()}
         for cause in facts["causes"]

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.bundle import store as store_module
@@ -266,19 +267,38 @@ def test_a_pinned_choice_outlives_a_new_version_and_a_restart(store: Store) -> N
     assert (again.active_version("probe"), in_service(again)) == (2, 2)
 
 
-def test_two_threads_keep_the_same_choice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, both = Path.write_text, threading.Barrier(2)
-
-    def together(path: Path, text: str) -> int:
-        count = original(path, text)
-        both.wait(30)  # neither is in place before both are written
-        return count
-
-    monkeypatch.setattr(Path, "write_text", together)
+def test_two_threads_keep_the_same_choice(store: Store) -> None:
     with ThreadPoolExecutor(2) as pool:
         for kept in [pool.submit(store.keep_choice, "probe") for _ in range(2)]:
             kept.result(30)
     assert sorted(path.name for path in (store.models_dir / "probe").iterdir()) == ["1", "2", "active"]
+    assert (store.models_dir / "probe" / "active").read_text() == "2\n"
+
+
+def test_keeping_a_choice_does_not_undo_another_made_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, chosen = threading.Event(), threading.Event()
+    active_version, remember = Store.active_version, Store._remember
+
+    def slowly(self: Store, name: str) -> int | None:
+        found = active_version(self, name)
+        if threading.current_thread() is keeping:
+            looked.set()
+            assert chosen.wait(60)
+        return found
+
+    def noted(*asked: Any) -> None:
+        chosen.set()
+        remember(*asked)
+
+    store.load("probe", 1)
+    monkeypatch.setattr(Store, "active_version", slowly)
+    monkeypatch.setattr(Store, "_remember", noted)
+    keeping = threading.Thread(target=store.keep_choice, args=("probe",))
+    keeping.start()
+    assert looked.wait(60)
+    store.activate("probe", 1)
+    keeping.join(60)
+    assert Store(store.models_dir, CPU).active_version("probe") == 1
 
 
 def test_a_new_name_that_was_pinned_answers_once_it_is_activated(store: Store) -> None:
@@ -394,3 +414,20 @@ def test_a_loaded_bundle_is_leased_at_once_and_counts_as_used(crowd: Store) -> N
     with crowd.lease("two"):
         assert not crowd.is_loaded("one", 1)  # its lease has ended
     assert crowd.lease_loaded("two", 7) is None
+
+
+def test_a_version_that_took_the_number_of_a_removed_one_is_what_is_put_in_service(store: Store) -> None:
+    def sees_as(bundle: Bundle) -> float:
+        return float(bundle.session.run(np.full((1, 256, 256, 3), 128, np.uint8)).structural.max())
+
+    first = sees_as(store.activate("probe", 2))
+    shutil.rmtree(store.models_dir / "probe" / "2")
+    write_bundle(store.models_dir, "probe", 2, gain=2.0)
+    with store.lease("probe") as before:
+        assert sees_as(before) == first  # until it is put in service
+        second = sees_as(store.activate("probe", 2))
+        assert second == pytest.approx(2 * first)
+        assert sees_as(before) == first  # for what is under way
+    with store.lease("probe") as after:
+        assert sees_as(after) == second
+    assert store.activate("probe", 2) is after  # not loaded again

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import date
@@ -358,5 +359,22 @@ def test_events_tell_tokens_and_cost() -> None:
         free = bench()
         await free.guard(price_in=2.0).caption(llm_task())
         assert free.events[0].cost is None
+
+    run(test)
+
+
+def test_callers_without_time_say_nothing_of_the_endpoint() -> None:
+    async def test() -> None:
+        b = bench(Reason.TIMEOUT)
+        guard = b.guard(failures_to_open=2, deadline_seconds=20.0)
+        for number in range(4):
+            with pytest.raises(LlmUnavailable):
+                await guard.caption(numbered(number), time.monotonic() + 1)
+        assert guard.breaker.state == "closed"
+        assert await outcomes(guard, 3, 4) == ["timeout", "timeout", "circuit_open"]
+        b.now += 1000
+        with pytest.raises(LlmUnavailable):  # as a probe neither
+            await guard.caption(numbered(9), time.monotonic() + 1)
+        assert guard.breaker.state == "half_open"
 
     run(test)

@@ -125,6 +125,8 @@ def test_no_label_is_unknown(label: str | None) -> None:
         {"description": "This is normal."},
         {"description": "It looks fine"},
         {"description": "There is no visible defect here"},
+        {"description": "No flaw, the surface is even"},
+        {"description": "Normal fabric texture."},
     ],
 )
 def test_normal_contradicts_the_verdict(changed: dict[str, str]) -> None:
@@ -135,7 +137,13 @@ def test_normal_contradicts_the_verdict(changed: dict[str, str]) -> None:
 
 
 def test_words_that_only_mention_normal_do_not() -> None:
-    assert first(description="Dot is larger than a normal dot")[1].flags == ()
+    for description in (
+        "Dot is larger than a normal dot",
+        "Normal weave interrupted by a black thread",
+        "Dark thread, no visible defect elsewhere",
+        "It is fine black thread across the upper left",
+    ):
+        assert first(description=description)[1].flags == ()
 
 
 @pytest.mark.parametrize(

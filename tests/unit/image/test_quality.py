@@ -61,6 +61,11 @@ def test_what_cannot_be_judged_is_named(gate: QualityGate, spoil: object, reason
     assert all("limit" in text for text in reasons)
 
 
+def test_sizes_are_those_of_the_pictures_however_they_are_decoded() -> None:
+    pictures = [part(seed) for seed in range(3)]
+    assert learn_gate(pictures, 2).min_pixels == 4 * learn_gate(pictures).min_pixels
+
+
 def test_what_the_network_sees_whole_is_not_too_small() -> None:
     """Pictures of a bundle are kept at its working resolution, however large the camera's are."""
     large, seen = [part(seed, 2560, 1920) for seed in range(3)], part(5, 448, 336)

@@ -12,7 +12,7 @@ from service.captions.descriptor import FIGURES, MAKING
 from service.captions.follower import Follower
 from service.captions.memory import Memory
 from service.captions.products import Products
-from service.records.entities import Review
+from service.records.entities import Review, StoredCase
 from service.records.store import Records
 from service.types import Decision
 from tests.unit.records.making import record, region
@@ -76,3 +76,24 @@ def test_nothing_changed_is_nothing_read(here: Records) -> None:
     here.model_changed("Kim", "polka-dot", {"version": 2}).result(20)
     assert here.case_changes(mark).cases == ()
     assert here.case_changes(mark).mark == mark
+
+
+def test_one_case_of_an_older_release_is_left_out_and_the_others_are_taken_in_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Taking them in one by one would fit their calibration anew each time: a start of minutes."""
+    descriptors = np.eye(12, FIGURES + 14, 1, dtype=np.float32)
+    descriptors[:, 0] = MAKING
+    descriptors[7, 0] = MAKING - 1
+    cases = [
+        StoredCase(f"c{n}", f"{n:032x}", "polka-dot", "a" * 64, "hole", "", "", descriptor)
+        for n, descriptor in enumerate(descriptors)
+    ]
+    memory, taken = Memory(), []
+    add = memory.add
+    monkeypatch.setattr(memory, "add", lambda *given: (taken.append(len(given)), add(*given)))
+    Captioner(Products({}), memory, None, lambda _: ()).learn(cases)
+    assert taken == [11]
+    assert len(memory) == 11
+    assert not memory.knows("c7")
+    assert "1 cases are not remembered, the first because: case c7" in caplog.text

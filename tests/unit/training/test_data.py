@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ from service.image.prepare import PrepareRecipe
 from service.settings import Settings
 from service.training.data import (
     NormalImage,
+    _merged,
     _part,
     choose_recipe,
     decoding_scale,
+    find_images,
     load_pictures,
     require_memory,
     split_folder,
@@ -89,7 +93,7 @@ def test_what_is_wrong_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="not a folder"):
         split_folder(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadRequest, match="no image"):
+    with pytest.raises(BadRequest, match="no picture"):
         split_folder(tmp_path / "empty")
     for k in range(9):
         write(tmp_path / "few" / f"{k}.png")
@@ -209,3 +213,37 @@ def test_jpegs_are_decoded_at_one_scale_or_whole(
     scale = decoding_scale(images, recipe)
     assert scale == (2 if expected == "scaled" else 1)
     assert load_pictures(splits.train, scale)[0].shape[1] == splits.train[0].width // scale
+
+
+def test_what_shares_a_picture_is_one_part(tmp_path: Path) -> None:
+    """Scores of pictures that were learned would set the thresholds."""
+    for k in range(40):
+        write(tmp_path / f"{k:02}.png")
+        (tmp_path / "backup").mkdir(exist_ok=True)
+        (tmp_path / "backup" / f"copy{k:02}.png").write_bytes((tmp_path / f"{k:02}.png").read_bytes())
+    splits = split_folder(tmp_path)
+    contents = [
+        {image.path.read_bytes() for image in use} for use in (splits.train, splits.validation, splits.calibration)
+    ]
+    assert list(map(len, contents)) == [28, 4, 8]
+    assert not contents[0] & (contents[1] | contents[2])
+    assert any("40 pictures are copies" in note for note in splits.notes)
+    chained = _merged(["a", "b", "b", "c", "d"], ["1", "1", "2", "2", "3"])
+    assert chained == ["a", "a", "a", "a", "d"]
+
+
+def test_hidden_folders_and_a_system_s_own_hold_no_pictures(tmp_path: Path) -> None:
+    for k in range(10):
+        write(tmp_path / ".set" / f"{k}.png")  # the folder itself may be hidden
+    for other in (".thumbnails/1.png", "@eaDir/1.png", ".1.png", "shown/__MACOSX/1.png"):
+        write(tmp_path / ".set" / other)
+    assert [path.name for path in find_images(tmp_path / ".set")] == [f"{k}.png" for k in range(10)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_names_that_are_not_utf8_are_refused_before_the_training(tmp_path: Path) -> None:
+    for k in range(10):
+        write(tmp_path / f"{k}.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/geh\xe4use.png")).write_bytes((tmp_path / "1.png").read_bytes())
+    with pytest.raises(BadRequest, match=r"1 pictures in .* not UTF-8, such as b'geh\\xe4use.png'"):
+        split_folder(tmp_path)

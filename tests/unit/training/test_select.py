@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from service.decision.scale import picture_map
 from service.image.prepare import PrepareRecipe, plan_tiles, prepare
-from service.training.select import Example, border_of, level_of, quantiles
+from service.training.flaws import _box_around, at_size
+from service.training.select import Example, Seen, Selection, Separation, border_of, level_of, quantiles
 from service.types import WindowMaps
+
+RECIPE = PrepareRecipe(rule="long_side", value=448)
 
 
 def examples_of(width: int, height: int, count: int, *, global_map: bool = False) -> list[Example]:
@@ -98,9 +103,72 @@ def test_where_they_do_not_or_nobody_knows_it_is_not(count: int, follows: bool) 
     examples = examples_of(224, 224, count)
     maps = by_exposure(examples, follows=follows)
     assert border_of(maps, examples, 0.0).level is None
-    assert level_of([each.structural[0] for each in maps], 0.0) is None
+    assert level_of([Seen(each.structural[0]) for each in maps], 0.0) is None
 
 
 def test_pictures_of_one_level_are_taken_as_they_are() -> None:
     examples = examples_of(224, 224, 30)
-    assert level_of([each.structural[0] for each in noise(examples)], 0.0) is None
+    assert level_of([Seen(each.structural[0]) for each in noise(examples)], 0.0) is None
+
+
+def test_with_a_region_of_interest_only_what_is_looked_at_sets_scales() -> None:
+    """The part varies with the light, the conveyor around it does not."""
+    roi = np.zeros((28, 28), bool)
+    roi[8:20, 8:20] = True
+    examples = [replace(each, roi=roi) for each in examples_of(224, 224, 30)]
+    looked_at = examples[0].looked_at
+    assert looked_at is not None
+
+    def with_conveyor(maps: list[WindowMaps]) -> list[WindowMaps]:
+        steady = np.random.default_rng(9).gamma(3, 0.02, (1, 56, 56))
+        return [WindowMaps(np.where(looked_at, each.structural, steady).astype(np.float32)) for each in maps]
+
+    maps = with_conveyor(by_exposure(examples, follows=True))
+    low, high = quantiles(maps, examples)
+    there = np.concatenate([each.structural[0][looked_at] for each in maps])
+    assert (low[0], high[0]) == pytest.approx(np.quantile(there, (0.9, 0.995)), rel=0.05)
+    border = border_of(maps, examples, 0.0)
+    assert border.level is not None
+    assert border.level.exponent == pytest.approx(1, abs=0.05)
+    assert border.structural == ((0.0, 0.1),) * len(border.structural)  # nothing of the border is looked at
+    others = with_conveyor(by_exposure(examples, follows=True, seed=1))
+    light = np.array([each.structural[0][looked_at].mean() for each in others])
+    scores = [picture_map(each, examples[0].plan, 1, roi, border).score for each in others]
+    assert abs(np.corrcoef(light, scores)[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    "box", [(slice(10, 60), slice(20, 50)), (slice(0, 3), slice(0, 90)), (slice(100, 120), slice(140, 160))]
+)
+def test_flaws_are_painted_where_the_picture_is_looked_at(box: tuple[slice, slice]) -> None:
+    roi = np.zeros((120, 160), bool)
+    roi[box] = True
+    picture = np.random.default_rng(0).integers(90, 160, (240, 320, 3), np.uint8)
+    selection = Selection([picture] * 2, RECIPE, global_map=True, min_flaw_px=4, flaws_each=6, roi=roi)
+    there = at_size(roi, 240, 320)
+    flaws = [each.mask for each in selection.examples if each.mask is not None]
+    assert len(flaws) == 12
+    assert all((flaw & there).any() for flaw in flaws)
+    rng = np.random.default_rng(0)
+
+    def maps(*, outside: float) -> list[WindowMaps]:
+        found = []
+        for each in selection.examples:
+            cells = np.zeros((len(each.windows), 56, 56), np.float32)
+            cells += np.float32(outside) * rng.random(cells.shape, np.float32)
+            found.append(WindowMaps(cells, cells.copy()))
+        return found
+
+    before = [picture_map(each, selection.examples[0].plan, 4, roi).score for each in maps(outside=0.0)]
+    assert set(before) == {0.0}
+    assert selection.separation(maps(outside=0.0)) == Separation(0.5, 0.5)
+
+
+def test_the_box_that_flaws_are_painted_in_holds_what_is_looked_at() -> None:
+    for first, after in ((0, 3), (5, 80), (116, 119), (0, 120)):
+        mask = np.zeros((120, 40), bool)
+        mask[first:after, 7] = True
+        down, across = _box_around(mask)
+        assert down.start <= first < after <= down.stop <= 120
+        assert down.stop - down.start >= 64
+        assert (across.start, across.stop) == (0, 40)

@@ -282,7 +282,18 @@ def test_learning_finds_places_again(tmp_path: Path) -> None:
 
 
 def test_folder_without_pictures_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="no picture found in"):
+    with pytest.raises(BadRequest, match="no picture in"):
+        load_pictures((str(tmp_path),), 0, 0)
+
+
+def test_pictures_are_decoded_as_everywhere(tmp_path: Path) -> None:
+    """Pillow's own conversion makes 16-bit grey white."""
+    ramp = np.tile(np.linspace(0, 65535, 100).astype(np.uint16), (90, 1))
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    (seen,) = load_pictures((str(tmp_path),), 0, 0)
+    assert 100 < seen.mean() < 140
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    with pytest.raises(BadRequest, match=r"torn\.png"):
         load_pictures((str(tmp_path),), 0, 0)
 
 

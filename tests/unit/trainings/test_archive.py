@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.errors import BadRequest, TooLarge
+from service.errors import BadRequest, NotReady, TooLarge
 from service.trainings.archive import ArchiveLimits, Unpacked, unpack
 from tests.networks import grey_picture, png
 
@@ -57,6 +58,24 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> Non
     with pytest.raises(BadRequest, match="names must be short paths below"):
         unpack(archive, tmp_path / "in" / "out")
     assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(("a.jpg", "a.jpg/b/c.jpg"), "a file named as a folder"), (("圖" * 100 + ".png",), "too long for this disk")],
+)
+def test_names_that_the_disk_cannot_have_are_refused(tmp_path: Path, names: tuple[str, ...], told: str) -> None:
+    with pytest.raises(BadRequest, match=told):
+        unpack(zipped(tmp_path / "a.zip", dict.fromkeys(names, PICTURE)), tmp_path / "out")
+
+
+def test_a_disk_that_is_full_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("service.trainings.archive._copy", full)
+    with pytest.raises(NotReady, match="cannot take the pictures: No space left on device"):
+        unpack(zipped(tmp_path / "a.zip", {"1.png": PICTURE}), tmp_path / "out")
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:
