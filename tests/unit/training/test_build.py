@@ -544,7 +544,7 @@ def test_evened_light_is_learned_served_and_remembered(
 
 def test_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
     for arguments, words in (
-        (("train", "--data", tmp_path, "--name", "x"), "no image"),
+        (("train", "--data", tmp_path, "--name", "x"), "no picture"),
         (("train", "--data", tmp_path, "--name", "x", "--min-flaw-mm", "1"), "--mm-per-pixel"),
         (("check", tmp_path), "manifest.json cannot be read"),
         (("score", tmp_path / "none", "--model", "x"), "does not exist"),
