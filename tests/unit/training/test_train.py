@@ -162,7 +162,7 @@ def test_penalty_images_are_general_pictures(tmp_path: Path) -> None:
     assert given.shape == (12, 256, 256, 3)
     grey = (given[..., 0] == given[..., 1]).flatten(1).all(1)
     assert 0 < grey.sum() < 12
-    with pytest.raises(BadRequest, match="no image"):
+    with pytest.raises(BadRequest, match="no picture"):
         PenaltyImages(_empty(tmp_path))
 
 
