@@ -180,7 +180,7 @@ class ServiceState:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 return await reading
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the kept picture was read") from None
+            raise DeadlineExceeded("the deadline passed before the kept pictures were read") from None
 
     def key_of(self, request: Request) -> ApiKey | None:
         """The caller's key, of a header or else of a browser's session; None where none is needed.

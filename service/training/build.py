@@ -31,9 +31,7 @@ from service.bundle.manifest import (
 from service.bundle.manifest import Teacher as TeacherRecord
 from service.bundle.roi import ROI_FILE, write_roi
 from service.bundle.verify import digest
-from service.engine.batcher import MOST_WINDOWS
-from service.image.packing import pack_tiles
-from service.image.prepare import plan_tiles, working_size
+from service.image.prepare import plan_tiles
 from service.image.quality import learn_gate
 from service.training.data import (
     Splits,
@@ -104,7 +102,7 @@ def build(
     splits = split_folder(settings.data, settings.group_by, settings.seed)
     teacher = None if settings.teacher == AUTO else load_teacher(settings.teacher, settings.teachers_dir)
     product = product_of(settings, splits)
-    splits = replace(splits, notes=(*splits.notes, *_too_large_to_serve(splits, product)))
+    splits = replace(splits, notes=(*splits.notes, *product.notes(splits.images)))
     _announce(splits, product, say)
     scale = decoding_scale(splits.images, product.recipe)
     require_memory(splits.images, scale, product.recipe)
@@ -202,9 +200,7 @@ def build(
         border=product.local if isinstance(product.local, Border) else Border(),
         min_flaw_px=smallest,
         mm_per_pixel=settings.mm_per_pixel,
-        quality_gate=learn_gate(
-            [*pictures, *held_out, *calibration], scale, min(_seen_pixels(each, product) for each in pictures)
-        ),
+        quality_gate=learn_gate([*pictures, *held_out, *calibration], scale, min(map(product.seen_pixels, pictures))),
         forms=forms,
         references=tuple(references)[1:],
         golden=golden,
@@ -356,21 +352,6 @@ def _announce(splits: Splits, product: Product, say: Say) -> None:
         say(f"note: {note}")
 
 
-def _too_large_to_serve(splits: Splits, product: Product) -> list[str]:
-    """The note, when the largest picture has more windows than a service's queue takes as it is set up."""
-    plans = {
-        size: plan_tiles(*size, product.recipe, global_map=product.global_map)
-        for size in {(image.width, image.height) for image in splits.images}
-    }
-    windows = max(pack_tiles(plan).windows for plan in plans.values())
-    if windows <= MOST_WINDOWS:
-        return []
-    return [
-        f"the largest picture is judged in {windows} windows: the service takes {MOST_WINDOWS} until FLAWSCRIBE_QUEUE_WINDOWS says "
-        "more; a smaller --working-size has fewer"
-    ]
-
-
 def _stands_on_one(calibrated: Mapping[FormName, Calibrated], say: Say) -> list[str]:
     """The note, said as well, when a single part sets the reject threshold: by the first form of which that is so."""
     found = next(((name, note) for name, each in calibrated.items() if (note := each.note()) is not None), None)
@@ -403,9 +384,3 @@ def _has(name: str) -> bool:
     except ModuleNotFoundError:
         return False
     return True
-
-
-def _seen_pixels(picture: Picture, product: Product) -> int:
-    """How many pixels of a picture the network sees."""
-    width, height = working_size(picture.shape[1], picture.shape[0], product.recipe)
-    return width * height

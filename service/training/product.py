@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from service.bundle.load import anomaly_map_of
 from service.bundle.roi import read_roi
 from service.decision.scale import roi_cells
+from service.engine.batcher import MOST_WINDOWS
 from service.engine.session import Session
 from service.errors import BadRequest, FlawscribeError
-from service.image.prepare import STRIDE, PrepareRecipe, plan_tiles
+from service.image.packing import pack_tiles
+from service.image.prepare import STRIDE, PrepareRecipe, plan_tiles, working_size
 from service.training.data import NormalImage, Splits, choose_recipe
 from service.training.layout import FEWEST, have_one_grid
 from service.training.runs import BuildSettings
@@ -51,6 +53,25 @@ class Product:
     def score(self, session: Session, rgb: Picture) -> float:
         """A picture's anomaly score through the served path."""
         return self.anomaly_map(session, rgb).score
+
+    def seen_pixels(self, rgb: Picture) -> int:
+        """How many pixels of a picture uint8 [H,W,3] the network sees."""
+        width, height = working_size(rgb.shape[1], rgb.shape[0], self.recipe)
+        return width * height
+
+    def notes(self, images: Sequence[NormalImage]) -> list[str]:
+        """What a person should know: when the largest picture has more windows than a service's queue takes as it is set up."""
+        plans = (
+            plan_tiles(*size, self.recipe, global_map=self.global_map)
+            for size in {(each.width, each.height) for each in images}
+        )
+        windows = max(pack_tiles(plan).windows for plan in plans)
+        if windows <= MOST_WINDOWS:
+            return []
+        return [
+            f"the largest picture is judged in {windows} windows: the service takes {MOST_WINDOWS} until FLAWSCRIBE_QUEUE_WINDOWS "
+            "says more; a smaller --working-size has fewer"
+        ]
 
 
 def product_of(settings: BuildSettings, splits: Splits) -> Product:

@@ -371,19 +371,25 @@ def test_records_that_stall_hold_up_no_detection(service: Service, monkeypatch: 
     assert detect(service, headers={"idempotency-key": "k"})["stored"] is True
 
 
-def test_a_picture_folder_that_stalls_holds_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.05)
-    monkeypatch.setattr("service.api.recording._MOST_SAVE_S", 0.05)
+def stall(service: Service, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[Any]]:
+    """From now on the picture folder's `put` or `get` waits for the event; the calls that have begun."""
     opened, begun = threading.Event(), []
     assert service.state.records is not None
-    put = service.state.records.pictures.put
+    done = getattr(service.state.records.pictures, name)
 
     def stalled(*asked: Any) -> Any:
         begun.append(asked)
         assert opened.wait(60)
-        return put(*asked)
+        return done(*asked)
 
-    monkeypatch.setattr(service.state.records.pictures, "put", stalled)
+    monkeypatch.setattr(service.state.records.pictures, name, stalled)
+    return opened, begun
+
+
+def test_a_picture_folder_that_stalls_holds_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.recording._LEAST_SAVE_S", 0.05)
+    monkeypatch.setattr("service.api.recording._MOST_SAVE_S", 0.05)
+    opened, begun = stall(service, "put", monkeypatch)
     service.state.settings = service.state.settings.model_copy(update={"store": "image"})
     try:
         for _ in range(12):  # more than there are threads of any kind
@@ -408,16 +414,7 @@ def test_a_picture_folder_that_stalls_when_read_holds_up_nothing_else(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = detect(service, params={"store": "image"})["id"]
-    opened, begun = threading.Event(), []
-    assert service.state.records is not None
-    get = service.state.records.pictures.get
-
-    def stalled(*asked: Any) -> Any:
-        begun.append(asked)
-        assert opened.wait(60)
-        return get(*asked)
-
-    monkeypatch.setattr(service.state.records.pictures, "get", stalled)
+    opened, begun = stall(service, "get", monkeypatch)
     soon = {"x-deadline-ms": "50"}
     try:
         for part in ("image", "map", "overlay") * 4:

@@ -420,7 +420,7 @@ def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
 
     monkeypatch.setattr(type(probe.session), "run", late)
     try:
-        told = inspect(inspector, probe, flawed(20), descriptors=True, deadline=time.monotonic() + 2)
+        told = inspect(inspector, probe, flawed(20), descriptors=True, deadline=time.monotonic() + 4)
     finally:
         over.set()
     assert told.verdict == expected.verdict  # nor because they are late
