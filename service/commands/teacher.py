@@ -64,6 +64,10 @@ def learn(
     positions: Annotated[int, typer.Option(min=2, help="Places in each crop that are to be found again.")] = 64,
     generated: Annotated[int, typer.Option(min=0, help="Generated textures added to the pictures.")] = 3000,
     start_from: Annotated[Path | None, typer.Option(help="Checkpoint of a run, or a teacher, to go on from.")] = None,
+    distil: Annotated[
+        Path | None,
+        typer.Option(help="A teacher's weights file, whose features are learned in place of finding places again."),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="Highest learning rate of the one cycle.")] = 1e-3,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     parts_mb: Annotated[
@@ -88,6 +92,8 @@ def learn(
     flawscribe teacher pretrain --folder photos --checkpoint runs/teacher.pt --name own --data "our photos" --licence "ours"
 
     flawscribe teacher pretrain --folder photos --checkpoint runs/large.pt --size medium --batch 256 --steps 6000 --parts-mb 15
+
+    flawscribe teacher pretrain --folder photos --checkpoint runs/cheap.pt --distil models/teachers/large.safetensors --name cheap
     """
     require_torch()
     from tqdm import tqdm  # noqa: PLC0415
@@ -113,6 +119,7 @@ def learn(
         save_every=save_every,
         learning_rate=learning_rate,
         start_from=str(start_from) if start_from else None,
+        distil=str(distil) if distil else None,
     )
     kept = Checkpoint(checkpoint, int(parts_mb * 2**20) if parts_mb else None)
     with tqdm(total=steps, unit="step") as bar:

@@ -6,12 +6,14 @@ same place with a flaw is one more negative, and the nearest of all, so that wha
 not a scratch; a linear read-out must also tell flawed cells from untouched ones. A covariance term keeps the 384 channels
 comparable and decorrelated, as EfficientAD's squared distance and hard loss assume (VICReg, arXiv 2105.04906).
 
-    flawscribe teacher pretrain --folder PICTURES --checkpoint run/small.pt --export pdn-small
+    flawscribe teacher pretrain --folder PICTURES --checkpoint run/small.pt --name own
+
+A second stage (service/training/distil.py) goes through the same loop: its pictures, views, checkpoints and card are these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch.nn import functional
 
 from service.engine.session import available_cores
 from service.errors import BadRequest
+from service.training.distil import Distiller
 from service.training.drawing import Drawing, drawn
 from service.training.grow import grown
 from service.training.network import TEACHER_CHANNELS, Pdn, mixed_precision, normalise
@@ -46,9 +49,9 @@ def pretrain(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.seed)
     kept = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-    learner = _Learner(settings)
+    learner = _Learner(settings) if settings.distil is None else Distiller(settings.size, settings.distil)
     if settings.start_from is not None and not kept.exists():
-        _begin_with(learner, settings.start_from)
+        _begin_with(learner, settings, settings.start_from)
     learner = learner.to(device=device)
     learner.pdn = learner.pdn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
@@ -75,14 +78,14 @@ def pretrain(
     return learner.pdn.eval().requires_grad_(False)
 
 
-def _begin_with(learner: _Learner, start: str) -> None:
+def _begin_with(learner: _Learner | Distiller, settings: PretrainSettings, start: str) -> None:
     """Take the weights of a run's checkpoint, or the network of a teacher (`*.safetensors`), grown where it is smaller."""
     if start.endswith(".safetensors"):
         network = load_teacher(start).network
-        if isinstance(network, Pdn) and (network.size, learner.settings.size) == ("small", "medium"):
-            network = grown(network, learner.settings.seed)
-        if not isinstance(network, Pdn) or network.size != learner.settings.size:
-            raise BadRequest(f"{start} is no PDN-{learner.settings.size}: a training cannot go on from it")
+        if isinstance(network, Pdn) and (network.size, settings.size) == ("small", "medium"):
+            network = grown(network, settings.seed)
+        if not isinstance(network, Pdn) or network.size != settings.size:
+            raise BadRequest(f"{start} is no PDN-{settings.size}: a training cannot go on from it")
         learner.pdn.load_state_dict(network.state_dict())
     else:  # a run of another recipe may have fewer parts
         learner.load_state_dict(read_checkpoint(Path(start))["learner"], strict=False)
@@ -106,12 +109,17 @@ def teacher_of(checkpoint: Path) -> Pdn:
 def export_teacher(checkpoint: Path, name: str, directory: Path, card: Mapping[str, Any]) -> Path:
     """Write the teacher of a run, finished or not, with its card; `card` says on which data, under which licences."""
     runs = runs_of(read_checkpoint(checkpoint))
-    recipe = {
-        "method": "dense InfoNCE over matched positions, painted flaws as nearest negatives, and a covariance term",
-        "runs": runs,
-    }
+    recipe = {"method": _method(runs), "runs": runs}
     steps = sum(run["steps_done"] for run in runs)
     return save_teacher(teacher_of(checkpoint), name, directory, {"recipe": recipe, "steps": steps, **card})
+
+
+def _method(runs: Sequence[Mapping[str, Any]]) -> str:
+    """How a teacher of these runs was made, in words."""
+    wider = (run["settings"].get("distil") for run in runs)
+    taught = dict.fromkeys(each and Path(each["name"]).stem for each in wider)
+    own = "dense InfoNCE over matched positions, painted flaws as nearest negatives, and a covariance term"
+    return "; then ".join(f"distilled from {name}" if name else own for name in taught)
 
 
 class _Learner(nn.Module):

@@ -36,12 +36,21 @@ class PretrainSettings:
     seed: int = 0
     save_every: int = 100
     start_from: str | None = None  # checkpoint of an earlier run, or a teacher, whose weights this one goes on from
+    distil: str | None = (
+        None  # a wider teacher's weights file, whose features are learned in place of finding places again
+    )
+
+
+_OF_CONTRAST = ("positions", "temperature", "covariance", "read_out")  # mean nothing where features are distilled
 
 
 def runs_of(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Settings and steps of the run and of those it started from, the first one first; folders by their last name."""
     settings = {**state["settings"], "folders": [Path(folder).name for folder in state["settings"]["folders"]]}
     start = settings.pop("start_from", None)
+    if settings.pop("distil", None) is not None:
+        settings = {name: value for name, value in settings.items() if name not in _OF_CONTRAST}
+        settings["distil"] = state["identity"]["distil"]
     before = state["before"] if "before" in state else _before(start)
     return [*before, {"steps_done": state["step"], "settings": settings}]
 
@@ -88,7 +97,8 @@ class Run:
 
     def _is_of(self, state: Mapping[str, Any]) -> bool:
         if "identity" not in state:  # of an earlier version
-            return bool(state["settings"] == asdict(self.settings))
+            mine = asdict(self.settings)
+            return bool({**mine, **state["settings"]} == mine and mine["distil"] is None)
         return bool(state["identity"] == self._identity(state))
 
     def _identity(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -96,12 +106,20 @@ class Run:
         is as it was in the `earlier` state: the run no longer needs it."""
         settings = {**asdict(self.settings), "folders": [_content(folder) for folder in self.settings.folders]}
         del settings["save_every"]
+        del settings["distil"]  # a run without it is known as runs were before there was any
+        if self.settings.distil is not None:
+            settings["distil"] = _named(Path(self.settings.distil))
         if self.settings.start_from is not None:
             start = Path(self.settings.start_from)
             known = (earlier or {}).get("identity", {}).get("start_from") or {}
             gone = not Checkpoint(start).exists() and known.get("name") == start.name
-            settings["start_from"] = known if gone else {"name": start.name, "sha256": content_of(start)}
+            settings["start_from"] = known if gone else _named(start)
         return settings
+
+
+def _named(file: Path) -> dict[str, str]:
+    """A file's last name and its content."""
+    return {"name": file.name, "sha256": content_of(file)}
 
 
 def _content(folder: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from PIL import Image
 from service.errors import BadRequest
 from service.samples.textures import random_texture
 from service.training.drawing import Drawing, drawn
-from service.training.network import normalise
+from service.training.network import Pdn, normalise
 from service.training.pack import pack_pictures
 from service.training.pretrain import export_teacher, pretrain, teacher_of
-from service.training.teacher import load_teacher
+from service.training.teacher import load_teacher, save_teacher
 from service.training.teacher_checkpoint import Checkpoint, read_checkpoint
 from service.training.teacher_run import PretrainSettings
 from service.training.teacher_views import draw_views, flaw_cells, load_pictures
@@ -279,6 +280,68 @@ def test_learning_finds_places_again(tmp_path: Path) -> None:
     settings = replace(SHORT, folders=(str(tmp_path),), generated=0, steps=40, batch=4, positions=16, covariance=0.0)
     pretrain(settings, tmp_path / "run.pt", lambda step, steps, loss: losses.append(loss))
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:4])
+
+
+def wide_teacher(place: Path) -> Path:
+    """A medium teacher of its own."""
+    torch.manual_seed(3)
+    return save_teacher(Pdn("medium").eval(), "wide", place, {})
+
+
+def test_a_small_network_learns_a_wide_ones_features(tmp_path: Path) -> None:
+    wide, losses = wide_teacher(tmp_path), list[float]()
+    settings = replace(SHORT, steps=20, distil=str(wide))
+    taught = pretrain(settings, tmp_path / "run.pt", lambda step, steps, loss: losses.append(loss))
+    untaught = pretrain(replace(settings, steps=1, learning_rate=1e-9), tmp_path / "still.pt")
+    assert taught.size == "small"
+    assert np.mean(losses[-5:]) < 0.75 * losses[0]
+    seen = normalise(torch.from_numpy(np.stack(load_pictures((), 4, seed=99))))  # textures that it has not learned from
+    wanted = load_teacher(str(wide)).network(seen)
+    missed, missed_before = ((network(seen) - wanted).square().mean() for network in (taught, untaught))
+    assert missed < 0.75 * missed_before
+
+
+def test_a_stopped_distillation_goes_on_to_the_same_teacher_and_from_the_same_wide_one(tmp_path: Path) -> None:
+    settings = replace(SHORT, distil=str(wide_teacher(tmp_path)))
+    whole = pretrain(settings, tmp_path / "whole.pt")
+    with pytest.raises(Stopped):
+        pretrain(settings, tmp_path / "run.pt", stop_behind(3))  # after the checkpoint of step 2
+    seen: list[int] = []
+    resumed = pretrain(settings, tmp_path / "run.pt", lambda step, steps, loss: seen.append(step))
+    assert seen == [3, 4]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    other = save_teacher(Pdn("medium").eval(), "other", tmp_path, {})
+    for other_run in (replace(settings, distil=None), replace(settings, distil=str(other))):
+        with pytest.raises(BadRequest, match="other settings or pictures"):
+            pretrain(other_run, tmp_path / "run.pt")
+
+
+def test_the_card_of_a_distilled_teacher_says_from_which_one_and_what_came_before(tmp_path: Path) -> None:
+    wide = wide_teacher(tmp_path)
+    pretrain(replace(SHORT, steps=2), tmp_path / "earlier.pt")
+    settings = replace(SHORT, steps=1, start_from=str(tmp_path / "earlier.pt"), distil=str(wide))
+    pretrain(settings, tmp_path / "later.pt")
+    export_teacher(tmp_path / "later.pt", "later", tmp_path, {})
+    card = load_teacher("later", tmp_path).card
+    assert card["recipe"]["method"].endswith("; then distilled from wide")
+    assert [run["steps_done"] for run in card["recipe"]["runs"]] == [2, 1]
+    told = card["recipe"]["runs"][1]["settings"]
+    assert told["distil"] == {"name": "wide.safetensors", "sha256": load_teacher(str(wide)).sha256}
+    assert "temperature" not in told
+    assert "temperature" in card["recipe"]["runs"][0]["settings"]
+    assert str(tmp_path) not in json.dumps(card)
+
+
+def test_a_run_that_was_kept_before_there_was_distillation_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        pretrain(SHORT, tmp_path / "run.pt", stop_behind(3))
+    state = read_checkpoint(tmp_path / "run.pt")
+    del state["identity"], state["before"], state["settings"]["distil"]  # as the first releases kept it
+    torch.save(state, tmp_path / "run.pt")
+    seen: list[int] = []
+    pretrain(SHORT, tmp_path / "run.pt", lambda step, steps, loss: seen.append(step))
+    assert seen == [3, 4]
 
 
 def test_folder_without_pictures_is_named(tmp_path: Path) -> None:
