@@ -132,6 +132,33 @@ def test_what_is_no_picture_is_said_in_the_services_words(page: Page) -> None:
     assert "Not every file is a picture" in page.locator("#trouble").inner_text()
 
 
+def test_an_answer_that_breaks_off_is_said_and_asked_for_again(page: Page) -> None:
+    broken = iter([True])
+
+    def cut(route: Route) -> None:
+        if next(broken, False):
+            route.fulfill(status=200, content_type="application/json", body='{"results": [{"verd')
+        else:
+            route.continue_()
+
+    page.route(re.compile("/(classify|detect)"), cut)
+    page.locator("#files").set_input_files([picked("cut.png", part())])
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("No answer from the service")
+    alert.get_by_role("button", name="Try again").click()
+    page.locator(".inspection").wait_for()
+
+
+def test_a_refusal_without_words_is_said_all_the_same(page: Page) -> None:
+    title = page.evaluate(
+        """async () => {
+          const { Problem } = await import("/console/static/api.js");
+          return (await Problem.of(new Response("<html>", { status: 502, headers: { "content-type": "text/html" } }))).title;
+        }"""
+    )  # as HTTP/2 has it: a status, and no words for it
+    assert title == "That did not work"
+
+
 def test_a_hostile_file_name_is_a_text(page: Page) -> None:
     choose(page, picked(f"{HOSTILE}.png", part()))
     assert page.locator("#shown h2").inner_text() == f"{HOSTILE}.png"

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.console.conftest import Opener
 from tests.console.parts import HOSTILE, inspect, part, review
@@ -176,6 +177,53 @@ def test_what_another_person_changes_leaves_the_slider_where_it_is(models_site: 
     page.get_by_role("button", name="Remove theirs").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.get_by_role("cell", name="theirs", exact=True)).to_have_count(0)
+
+
+def test_a_suggested_threshold_is_the_one_that_is_tried(models_site: Service, open_page: Opener) -> None:
+    suggested, tried = 0.0, list[str]()
+
+    def suggest(route: Route) -> None:
+        nonlocal suggested
+        if "at=" in route.request.url:
+            tried.append(parse_qs(urlsplit(route.request.url).query)["at"][0])
+            return route.continue_()
+        answer = route.fetch()
+        suggested = 7.0123456789 * answer.json()["reject"]  # past what the slider would reach by itself
+        return route.fulfill(response=answer, json={**answer.json(), "suggested": {"threshold": suggested}})
+
+    page = open_page(models_site, "about:blank")
+    page.route("**/thresholds?*", suggest)
+    page.goto("/console/models")
+    page.get_by_role("button", name="Suggested").click()
+    expect(page.locator("#threshold-facts")).to_contain_text("0 of 1")
+    assert [float(at) for at in tried] == [suggested]
+
+
+def test_a_model_that_cannot_be_read_shows_no_others_thresholds(open_page: Opener, tmp_path: Path) -> None:
+    write_bundle(tmp_path, "fine", 1)
+    (write_bundle(tmp_path, "spoilt", 1) / "manifest.json").write_text("{")
+    with running(tmp_path, model="fine") as service:
+        page = open_page(service, "/console/models")
+        page.locator("#threshold-facts").wait_for()
+        page.locator("#choice select").select_option("spoilt")
+        expect(page.locator("#versions")).to_contain_text("Version 1 is refused")
+        expect(page.locator("#thresholds > *, #threshold-version > *, #threshold-form > *")).to_have_count(0)
+        page.locator("#choice select").select_option("fine")
+        page.locator("#threshold-facts").wait_for()
+        page.close()
+
+
+def test_where_the_version_in_service_is_refused_another_ones_thresholds_are_shown(
+    open_page: Opener, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path, "probe", 1)
+    (write_bundle(tmp_path, "probe", 2) / "manifest.json").write_text("{")
+    (tmp_path / "probe" / "active").write_text("2\n")
+    with running(tmp_path, ready=False) as service:
+        page = open_page(service, "/console/models")
+        page.locator("#threshold-facts").wait_for()
+        expect(page.locator("#threshold-version")).to_have_value("1")
+        page.close()
 
 
 def test_a_candidate_runs_in_shadow_and_its_differences_show(models_site: Service, open_page: Opener) -> None:

@@ -212,6 +212,28 @@ def test_a_late_answer_to_former_filters_is_not_shown(site: Service, open_page: 
     expect(page.locator("#list li", has_text="latter")).to_have_count(2)
 
 
+def test_older_ones_are_not_asked_for_by_a_former_filters_cursor(site: Service, open_page: Opener) -> None:
+    inspect(site, part(94), lot="cursor")
+    asked: list[str] = []
+
+    def with_more(route: Route) -> None:
+        asked.append(route.request.url)
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "next_cursor": "of-these-filters"})
+
+    page = open_page(site, "about:blank")
+    page.route("**/inspections?*", with_more)
+    page.goto("/console/queue")
+    more = page.get_by_role("button", name="Load older ones")
+    more.wait_for()
+    page.get_by_label("Lot").fill("cursor")
+    more.click(no_wait_after=True)  # leaves the field: the filter counts from now on
+    expect(page.locator("#list li")).to_have_count(1)
+    assert not [address for address in asked if "lot=cursor" in address and "cursor=of-these" in address]
+    more.click()
+    expect(page.get_by_role("alert")).to_be_visible()  # the cursor is made up
+
+
 def test_a_picture_that_was_not_kept_and_heat_judged_anew(site: Service, open_page: Opener) -> None:
     inspect(site, part(90), lot="kept")
     inspect(site, part(91), lot="kept", store="record", path="/detect")

@@ -14,7 +14,7 @@ export class Problem extends Error {
   static async of(answer) {
     if (!answer) return new Problem({ title: text("shell.unreachable"), detail: text("shell.unreachable_detail") });
     const json = (answer.headers.get("content-type") ?? "").includes("json");
-    const told = json ? await answer.json() : { title: answer.statusText };
+    const told = json ? await answer.json() : { title: answer.statusText || text("shell.failed") }; // HTTP/2 has no words
     return new Problem({ ...told, status: answer.status, retryAfter: answer.headers.get("retry-after") });
   }
 }
@@ -28,16 +28,16 @@ export async function call(path, { method = "GET", json, body, headers = {}, sig
   if (json !== undefined) sent["content-type"] = "application/json";
   if (method !== "GET" && viewer.csrf) sent["x-csrf-token"] = viewer.csrf;
   let answer;
+  let given;
   try {
     answer = await fetch(path, { method, body: json === undefined ? body : JSON.stringify(json), headers: sent, signal });
+    if (answer.status === 401 && viewer.keys) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search + location.hash)}`);
+    if (!answer.ok) throw await Problem.of(answer);
+    given = (answer.headers.get("content-type") ?? "").includes("json") ? await answer.json() : answer;
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw await Problem.of(null);
+    if (error instanceof Problem || error.name === "AbortError") throw error;
+    throw await Problem.of(null); // no connection, or it broke while the answer came
   }
-  if (answer.status === 401 && viewer.keys) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search + location.hash)}`);
-  if (!answer.ok) throw await Problem.of(answer);
-  const readable = (answer.headers.get("content-type") ?? "").includes("json");
-  const given = readable ? await answer.json() : answer;
   return full ? { answer: given, header: (name) => answer.headers.get(name) } : given;
 }
 

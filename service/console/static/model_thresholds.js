@@ -9,7 +9,6 @@ import { may, text } from "./shell.js";
 import { number } from "./verdict.js";
 
 const BINS = 28;
-const STEPS = 400;
 const HEADROOM = 1.4; // above the bars, for what was reviewed and the names of the lines
 
 let asking = null; // the request for the threshold under the slider
@@ -52,9 +51,10 @@ function chart(told, at) {
 
 function range(told) {
   const calibration = told.calibration_scores;
-  const low = Math.min(...calibration, told.review, ...told.good_scores);
+  const offered = told.suggested ? [told.suggested.threshold] : [];
+  const low = Math.min(...calibration, told.review, ...told.good_scores, ...offered);
   const above = [...told.good_scores, ...told.flawed_scores].filter((score) => score < 4 * told.reject);
-  return [low, Math.max(...calibration, 1.6 * told.reject, ...above)];
+  return [low, Math.max(...calibration, 1.6 * told.reject, ...above, ...offered)];
 }
 
 function verdictOn(candidate) {
@@ -72,8 +72,17 @@ function verdictOn(candidate) {
  * has touched nothing follows the version in service. */
 export async function showThresholds(model) {
   const chosen = at("threshold-version");
-  const active = model.active_version ?? model.versions.at(-1)?.version;
-  if (!model.versions.length) return null;
+  if (!model.versions.length) {
+    // nothing of it can be read: what is shown must not be another model's
+    beginRead();
+    asking?.abort();
+    seen = null;
+    formInUse = null;
+    for (const id of ["thresholds", "threshold-version", "threshold-form"]) show(at(id));
+    return null;
+  }
+  // the version in service may be one that is refused since
+  const active = (model.versions.find((each) => each.version === model.active_version) ?? model.versions.at(-1)).version;
   const there = seen?.name === model.name && model.versions.some((each) => each.version === seen.version);
   const stays = there && (seen.active === active || seen.moved || seen.version !== seen.active);
   const version = stays ? seen.version : active;
@@ -104,7 +113,7 @@ async function read(model, active, version, form) {
   forms.onchange = () => read(model, active, version, forms.value);
 
   const [low, high] = range(told);
-  const slider = el("input", { type: "range", id: "threshold", min: low, max: high, step: (high - low) / STEPS, "aria-label": text("slider") });
+  const slider = el("input", { type: "range", id: "threshold", min: low, max: high, step: "any", "aria-label": text("slider") });
   const picture = el("div");
   const facts = el("div");
   const save = may("admin") && el("button", { type: "button", class: "button primary", disabled: true, onclick: () => write(model, told, Number(slider.value), save) }, text("write_version"));

@@ -33,7 +33,10 @@ function address(from) {
 
 /** Read the list: the newest page, or with `more` the one after those that are there; `anew`: the filters have changed. */
 async function load({ more = false, anew = false } = {}) {
+  if (more && cursor === null) return;
   const current = beginLoad();
+  if (anew) cursor = null; // it is of the filters before
+  at("more").hidden = cursor === null;
   const before = new Set(records.map((each) => each.id));
   show(at("trouble"));
   try {
