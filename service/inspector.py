@@ -136,7 +136,7 @@ class Inspector:
                     deadline,
                     wanted=[_FEATURES_BESIDE.get(one, one) for one in packing.wanted] if beside else packing.wanted,
                 )
-                answers, started = [answer], time.perf_counter()
+                started = time.perf_counter()
                 reasons = await asyncio.wrap_future(prepared.reasons)
 
                 def conclude() -> tuple[AnomalyMap, Verdict, NDArray[np.float32] | None]:
@@ -152,18 +152,20 @@ class Inspector:
                 try:
                     async with _until(deadline):
                         tiles = prepared.windows[: packing.tiles]
-                        answers.append(await self.batcher.submit(bundle.session, tiles, deadline, wanted="features"))
+                        features = await self.batcher.submit(bundle.session, tiles, deadline, wanted="features")
                         described = await self._run(
                             self._deciders,
-                            lambda: describe(unpacked(answers[1].maps, packing), prepared.pixels, anomaly_map, verdict),
+                            lambda: describe(unpacked(features.maps, packing), prepared.pixels, anomaly_map, verdict),
                         )
+                        if counted:
+                            self.metrics.stage_seconds.labels("features").observe(time.perf_counter() - ended)
                 except FlawscribeError as error:  # a verdict is not lost for want of its descriptors
                     log.warning("a flawed picture is answered without descriptors: %s", error.detail)
         seconds = {
             "decode": prepared.decode_s,
             "prepare": prepared.prepare_s,
-            "queue": sum(each.queue_s for each in answers),
-            "network": sum(each.network_s for each in answers),
+            "queue": answer.queue_s,
+            "network": answer.network_s,
             "decide": decide_s,
         }
         if counted:

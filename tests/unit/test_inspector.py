@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -394,12 +394,25 @@ def test_where_features_cost_time_of_their_own_only_a_flawed_picture_pays(
     assert good.descriptors is not None
     assert (asked, len(good.descriptors)) == ([["maps"]], 0)
     asked.clear()
+    assert value(inspector, "stage_seconds_count", stage="features") is None
     found = inspect(inspector, probe, flawed(20), descriptors=True)
     assert asked == [["maps"], ["features"]]
+    assert value(inspector, "stage_seconds_count", stage="features") == 1
     assert found.verdict == expected.verdict
     assert found.descriptors is not None
     assert expected.descriptors is not None
     np.testing.assert_array_equal(found.descriptors, expected.descriptors)
+
+    def slow(session: Session, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
+        time.sleep(0.5 * ("features" in wanted))
+        return run(session, windows, wanted)
+
+    monkeypatch.setattr(type(probe.session), "run", slow)
+    before = value(inspector, "image_seconds_sum", model="probe") or 0
+    timings = inspect(inspector, probe, flawed(20), descriptors=True).timings
+    until_the_verdict = (value(inspector, "image_seconds_sum", model="probe") or 0) - before
+    # what follows the verdict is no part of the times that are held against the budget
+    assert sum(asdict(timings).values()) <= 1000 * until_the_verdict + 1
 
     def broken(session: Session, windows: np.ndarray, wanted: Sequence[Wanted]) -> WindowMaps:
         if "features" in wanted:
