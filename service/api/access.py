@@ -83,12 +83,11 @@ def require_scope(key: ApiKey, *scopes: Scope) -> None:
 
 def key_in(headers: Mapping[str, str]) -> str | None:
     """The key that a request's headers carry, right or wrong; None where they carry none."""
-    if "authorization" not in headers and "x-api-key" not in headers:
-        return None
-    bearer = headers.get("authorization", "")
-    if bearer.lower().startswith("bearer "):
-        return bearer[7:].strip()
-    return headers.get("x-api-key", "").strip()
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    # any other scheme is a proxy's own: browsers add it by themselves, so it shows nobody's will
+    return headers["x-api-key"].strip() if "x-api-key" in headers else None
 
 
 def load_keys(file: Path | None) -> KeyRing:

@@ -63,6 +63,7 @@ log = logging.getLogger("flawscribe.app")
 _HOUSEKEEPING_S = 3600
 _DRIFT_S = 60.0  # until drift is first judged, and then the shortest pause
 _FOLLOW_S = 2.0
+_RECORDS_AWAY = "the records' database cannot be used at present; the service's log says why"
 _AGAIN_S = 3.0  # until a database that is away is asked again
 _DRIFT_WORDS = ("too few", "steady", "shifting", "drifted")
 _DEMO = "polka-dot"
@@ -138,7 +139,7 @@ async def _life(state: ServiceState) -> AsyncIterator[None]:
         await asyncio.to_thread(state.inspector.close)
         await asyncio.to_thread(state.trainings.close)
         await asyncio.to_thread(state.shadows.close)
-        for pool in (state.loaders, state.keepers, state.fetchers):
+        for pool in (state.loaders, state.keepers, state.fetchers, state.readers):
             pool.shutdown(wait=False, cancel_futures=True)
         if state.records is not None:
             await asyncio.to_thread(state.records.close)
@@ -183,15 +184,17 @@ async def _refusal_of_default(state: ServiceState) -> FlawscribeError | None:
 
 async def _open_records_at_last(state: ServiceState) -> None:
     """Open the records; a database that is away is asked again, since after a machine's restart it may come up behind us."""
+    told = None
     while True:
         try:
             await asyncio.to_thread(_open_records, state)
             state.lifecycle.failure = None
             return
         except (DatabaseAway, RecordsFailure) as error:  # or it went away again while it was read
-            if state.lifecycle.failure != error.detail:
+            if error.detail != told:
                 log.error("not ready, but trying again: %s", error.detail)
-            state.lifecycle.failure = error.detail
+            told = error.detail
+            state.lifecycle.failure = _RECORDS_AWAY
         await asyncio.sleep(_AGAIN_S)
 
 
@@ -246,8 +249,8 @@ async def _keep_house(state: ServiceState) -> None:
                 removed = await asyncio.to_thread(state.records.retention.run)
                 log.info("retention removed %s", removed)
                 await asyncio.to_thread(show_checks, state)
-            except FlawscribeError as error:
-                log.error("housekeeping: %s", error.detail)
+            except Exception as error:  # whatever a disk makes of it: the next hour must come
+                _say("housekeeping", error)
 
 
 async def _watch_scores(state: ServiceState) -> None:
@@ -267,8 +270,8 @@ async def _watch_scores(state: ServiceState) -> None:
         due, pause = time.monotonic() + pause, min(2 * pause, _HOUSEKEEPING_S)
         try:
             await asyncio.to_thread(watch_drift, state, datetime.now(UTC))
-        except FlawscribeError as error:
-            log.error("drift is not judged: %s", error.detail)
+        except Exception as error:  # else drift would never be judged again
+            _say("drift is not judged", error)
 
 
 async def _follow_others(state: ServiceState) -> None:
@@ -280,13 +283,22 @@ async def _follow_others(state: ServiceState) -> None:
                 await asyncio.to_thread(state.follower.catch_up)
                 if state.llm is not None:
                     await asyncio.to_thread(state.llm.budget.refresh)
-            except FlawscribeError as error:
-                log.error("other services are not followed: %s", error.detail)
+            except Exception as error:  # else they would never be followed again
+                _say("other services are not followed", error)
+
+
+def _say(what: str, error: Exception) -> None:
+    """Log why a work that comes again failed this time."""
+    if isinstance(error, FlawscribeError):
+        log.error("%s: %s", what, error.detail)
+    else:
+        log.error("%s", what, exc_info=error)
 
 
 def watch_drift(state: ServiceState, now: datetime) -> None:
     """Set the drift series of every model in service from its last day's accepted parts."""
     assert state.records is not None
+    judged: set[str] = set()
     for bundle in state.store.in_service():
         name, form = bundle.manifest.name, bundle.form
         seen = read_accepted_p_values(
@@ -303,8 +315,13 @@ def watch_drift(state: ServiceState, now: datetime) -> None:
         drift = against_calibration(values, len(form.calibration_scores), least)
         state.metrics.drift_state.labels(name).set(_DRIFT_WORDS.index(drift.word))
         state.metrics.drift_psi.labels(name).set(drift.psi or 0.0)
+        judged.add(name)
         if drift.word == "drifted":
             log.warning("scores of %s have drifted: %s", name, drift)
+    for name in set(state.store.names()) - judged:  # what was said of a model that has left memory since is of that day
+        for series in (state.metrics.drift_state, state.metrics.drift_psi):
+            with contextlib.suppress(KeyError):
+                series.remove(name)
 
 
 def _default_model(settings: Settings, store: Store) -> str | None:

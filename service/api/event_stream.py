@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.events import Event, Stream, inspected, model_changed, reviewed
 from service.api.query import no_query
 from service.api.recording import records_of
-from service.api.state import ServiceState, require
+from service.api.state import ServiceState, require, state_of
 from service.errors import FlawscribeError, InvalidParameter
 from service.records.audit import newest_entries
 from service.records.inspections import Filters
@@ -93,7 +93,7 @@ class _EventStream(Response):
     async def _chunks(self, stream: Stream) -> AsyncIterator[bytes]:
         yield format_sse_event(comment="flawscribe", retry=_RETRY_MS)
         if self._since is not None:
-            for event in await asyncio.to_thread(_missed, self._records, self._since):
+            for event in await state_of(self._request).read(_missed, self._records, self._since):
                 yield event.encoded()
         checked = time.monotonic()
         while True:

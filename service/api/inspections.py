@@ -92,7 +92,7 @@ async def list_inspections(request: Request, query: Annotated[ListQuery, Query()
     state = require(request, "review")
     inspections = records_of(state).inspections
     waiting = set(state.pending)
-    page = await asyncio.to_thread(inspections.page, query.filters, cursor=query.cursor, limit=query.limit)
+    page = await state.read(inspections.page, query.filters, cursor=query.cursor, limit=query.limit)
     found = [_told(record, waiting) for record in page.records]
     return schemas.InspectionPage(inspections=found, next_cursor=page.cursor)
 
@@ -105,9 +105,9 @@ async def list_inspections(request: Request, query: Annotated[ListQuery, Query()
 )
 async def list_as_table(request: Request, query: Annotated[FilterQuery, Query()]) -> Response:
     """Oldest first, with the columns of the report's CSV. Refused where there are more than 200,000."""
-    records = records_of(require(request, "review"))
-    rows = await asyncio.to_thread(gather_rows, records.database, query.filters)
-    text = await asyncio.to_thread(rows_csv, rows)
+    state = require(request, "review")
+    records = records_of(state)
+    text = await state.read(lambda: rows_csv(gather_rows(records.database, query.filters)))
     headers = {"content-disposition": 'attachment; filename="inspections.csv"', "x-content-type-options": "nosniff"}
     return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -121,7 +121,7 @@ async def show_inspection(request: Request, inspection_id: str) -> schemas.Recor
     """`status` is `pending` while words asked for by `Prefer: respond-async` are still to come."""
     state = require(request, "detect", "review")
     waiting = set(state.pending)
-    return _told(await asyncio.to_thread(records_of(state).inspections.get, inspection_id), waiting)
+    return _told(await state.read(records_of(state).inspections.get, inspection_id), waiting)
 
 
 _REVIEW_BODY = {"required": True, "content": {"application/json": {"schema": ReviewBody.model_json_schema()}}}
@@ -176,7 +176,7 @@ async def _learn(state: ServiceState) -> None:
     """Let the memory know before the answer leaves; where that fails, it follows in seconds."""
     try:
         if state.follower is not None:
-            await asyncio.to_thread(state.follower.catch_up)
+            await state.read(state.follower.catch_up)
     except RecordsFailure as error:
         log.error("a review is stored and not learned yet: %s", error.detail)
 
@@ -186,7 +186,7 @@ async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Q
     """The worst of the latest shot of every view at every station; `after_review` is what people say of them."""
     state = require(request, "detect", "review")
     waiting = set(state.pending)
-    part = await asyncio.to_thread(records_of(state).part, serial, query.product)
+    part = await state.read(records_of(state).part, serial, query.product)
     return schemas.Part(
         serial=part.serial,
         product=part.product,

@@ -50,7 +50,7 @@ async def show_similar(
     """Of one of its regions, nearest first, with what people said caused them and was done. Asked of the memory as it is
     now, also where no words were asked for."""
     state = require(request, "review")
-    record = await asyncio.to_thread(records_of(state).inspections.get, inspection_id)
+    record = await state.read(records_of(state).inspections.get, inspection_id)
     region, recall = await asyncio.to_thread(_recall, _captioner(state), record, query.region)
     if recall is None:
         return schemas.Similar(region=region, label=UNKNOWN, confidence=None, sure=False, cases=[])

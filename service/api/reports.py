@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from datetime import UTC, datetime
@@ -65,7 +64,7 @@ async def report(request: Request, query: Annotated[ReportQuery, Query()]) -> Re
     form = query.format or _preferred(request)
     if query.summary and form == "csv":
         raise InvalidParameter("a table holds no summary: leave it out, or ask for html, json or pdf")
-    data = await asyncio.to_thread(gather, records.database, scope)
+    data = await state.read(gather, records.database, scope)
     summary = await _summary(state, data) if query.summary else None
 
     def work() -> Document:
@@ -89,7 +88,7 @@ async def _summary(state: ServiceState, data: ReportData) -> str | None:
     if state.llm is None:
         raise InvalidParameter("summary needs an LLM: FLAWSCRIBE_LLM_BASE_URL and FLAWSCRIBE_LLM_MODEL")
     try:
-        return (await state.llm.summarise(await asyncio.to_thread(facts_json, data))).text
+        return (await state.llm.summarise(await state.read(facts_json, data))).text
     except LlmUnavailable as failure:
         log.warning("the report has no summary: %s", failure)
         return None

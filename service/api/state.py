@@ -26,7 +26,7 @@ from service.bundle.store import Bundle, Store, expected_budget_s
 from service.captions.captioner import Captioner
 from service.captions.follower import Follower
 from service.engine.session import available_cores
-from service.errors import DeadlineExceeded, NotReady, Overloaded, Unauthorized
+from service.errors import DeadlineExceeded, FlawscribeError, NotReady, Overloaded, Unauthorized
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.records.store import Records
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flawscribe.app")
 T = TypeVar("T")
 _KEEPERS = 4  # pictures that are written at once, and as many that are read
+_READERS = 4  # looks into the records at once
 
 
 @dataclass(slots=True)
@@ -90,6 +91,8 @@ class ServiceState:
     keepers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_KEEPERS, "flawscribe-pictures"))
     keeping: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_KEEPERS))
     fetchers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_KEEPERS, "flawscribe-fetches"))
+    # and records read, some of them by the thousand, from a database that may be slow
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_READERS, "flawscribe-reads"))
     promised: int = 0  # pictures of requests under way whose words are to come later
     _bodies: int = 0  # bytes of request bodies that may be in memory now
 
@@ -182,6 +185,11 @@ class ServiceState:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the kept pictures were read") from None
 
+    async def read(self, look: Callable[..., T], *told: object, **named: object) -> T:
+        """What `look(*told, **named)` finds in the records, in threads that do nothing else: who reads much, or from a database
+        that stalls, holds up others who read and not the pictures that are to be judged. Raises what `look` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self.readers, partial(look, *told, **named))
+
     def key_of(self, request: Request) -> ApiKey | None:
         """The caller's key, of a header or else of a browser's session; None where none is needed.
 
@@ -201,11 +209,20 @@ class ServiceState:
         return key.id if key is not None else "anybody"
 
     async def note_model_change(self, request: Request, name: str, detail: dict[str, Any]) -> None:
-        """Write into the audit that the caller changed a model, and tell all who listen. Raises RecordsBusy, RecordsFailure."""
+        """Write into the audit that the caller changed a model, and tell all who listen; the log has it too, since what is done
+        is done whether the records take it or not. Raises RecordsBusy, RecordsFailure."""
         who = self.caller(request)
-        if self.records is not None:
-            await asyncio.wrap_future(self.records.model_changed(who, name, detail))
-        self.events.publish(model_changed(name, datetime.now(UTC), who, detail))
+        log.info("model %s: %s by %s", name, detail, who)
+        try:
+            if self.records is not None:
+                await asyncio.wrap_future(self.records.model_changed(who, name, detail))
+            elif self.settings.store != "off":
+                log.warning("model %s: %s by %s is not in the audit: its records are away", name, detail, who)
+        except FlawscribeError as error:
+            log.error("model %s: %s by %s is not in the audit: %s", name, detail, who, error.detail)
+            raise
+        finally:
+            self.events.publish(model_changed(name, datetime.now(UTC), who, detail))
 
     def describe(self, bundle: Bundle) -> None:
         """Say which version of a model is in service, and its budget: a log line and two series. The first model of a service

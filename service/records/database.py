@@ -114,7 +114,7 @@ def open_database(folder: Path, url: str | None = None) -> Database:
         raise SettingsError(f"records database: {error}; it was made by a newer Flawscribe") from error
     except sa.exc.SQLAlchemyError as error:
         database.close()
-        shown = engine.url.render_as_string(hide_password=True)
+        shown = engine.url.set(query={}).render_as_string(hide_password=True)  # a password may be among those, too
         kind = DatabaseAway if isinstance(error, sa.exc.OperationalError) else SettingsError
         raise kind(f"records database {shown}: {getattr(error, 'orig', None) or error}") from error
     return database
@@ -177,7 +177,8 @@ def _postgresql(url: str) -> tuple[sa.Engine, sa.Engine]:
         "pool_pre_ping": True,
         "connect_args": {
             "connect_timeout": 10,
-            "options": f"-c synchronous_commit=on -c lock_timeout={_BUSY_MS} -c statement_timeout=60000",
+            # in another zone than UTC a moment at either end of the calendar could be written and never be read again
+            "options": f"-c timezone=UTC -c synchronous_commit=on -c lock_timeout={_BUSY_MS} -c statement_timeout=60000",
             **in_seconds,
         },
     }

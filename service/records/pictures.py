@@ -54,11 +54,13 @@ class Pictures:
             raise RecordsFailure(f"the picture could not be stored: {error.strerror or error}") from error
 
     def get(self, sha256: str) -> bytes:
-        """The picture's bytes. Raises NoSuchRecord."""
+        """The picture's bytes. Raises NoSuchRecord, or RecordsFailure when the folder cannot be read."""
         try:
             return self._path(sha256).read_bytes()
-        except OSError as error:
+        except FileNotFoundError as error:
             raise NoSuchRecord(f"there is no picture {sha256}") from error
+        except OSError as error:
+            raise RecordsFailure(f"the picture could not be read: {error.strerror or error}") from error
 
     def all(self) -> Iterator[Kept]:
         """Every stored picture, in no order. Leftovers of a write that was cut short are removed on the way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import errno
 import gc
 import hashlib
 import io
@@ -330,19 +331,23 @@ def test_a_database_that_comes_up_late_is_waited_for(tmp_path: Path, there: thre
     write_bundle(tmp_path, "probe", 1)
     with running(tmp_path, ready=False) as service:
         told = service.client.get("/readyz")
-        assert (told.status_code, "connection refused" in told.text) == (503, True)
+        assert (told.status_code, "database cannot be used" in told.text) == (503, True)
+        assert "connection refused" not in told.text  # where it lies, and as whom, is for the log alone
         there.set()
         wait_until(lambda: service.client.get("/readyz").status_code == 200)
         assert detect(service)["stored"] is True
 
 
-def test_a_sound_version_activated_while_the_database_is_away_counts(tmp_path: Path, there: threading.Event) -> None:
+def test_a_sound_version_activated_while_the_database_is_away_counts(
+    tmp_path: Path, there: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
     write_bundle(tmp_path, "probe", 1)
     damaged = write_bundle(tmp_path, "probe", 2) / "model.onnx"
     damaged.write_bytes(damaged.read_bytes() + b"\0")
     (tmp_path / "probe" / "active").write_text("2\n")
     with running(tmp_path, ready=False, model="probe") as service:
         assert service.client.post("/models/probe/activate", json={"version": 1}).status_code == 200
+        assert "by anybody is not in the audit" in caplog.text
         there.set()
         wait_until(lambda: service.client.get("/readyz").status_code == 200)
         assert detect(service)["stored"] is True
@@ -369,6 +374,45 @@ def test_records_that_stall_hold_up_no_detection(service: Service, monkeypatch: 
     assert held.result(20) is True
     assert detect(service)["stored"] is True
     assert detect(service, headers={"idempotency-key": "k"})["stored"] is True
+
+
+def test_slow_looks_into_the_records_hold_up_no_detection(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, begun = threading.Event(), threading.Semaphore(0)
+
+    def slow(*_: Any, **__: Any) -> Any:
+        begun.release()
+        opened.wait(60)
+        raise RecordsFailure("the database stalls")
+
+    assert service.state.records is not None
+    monkeypatch.setattr(type(service.state.records.inspections), "page", slow)
+    many = (os.cpu_count() or 1) + 8  # more than asyncio's own pool has threads
+    with ThreadPoolExecutor(many) as pool:
+        looks = [pool.submit(httpx.get, f"{service.url}/inspections", timeout=60) for _ in range(many)]
+        try:
+            assert begun.acquire(timeout=20)
+            wait_until(lambda: service.state.lifecycle.in_flight >= many)
+            body = {"images": [{"data": base64.b64encode(BAD).decode()}]}
+            answer = service.client.post("/detect", json=body, headers={"idempotency-key": "looks"})
+            assert (answer.status_code, any(look.done() for look in looks)) == (200, False)
+        finally:
+            opened.set()
+    assert {look.result().status_code for look in looks} == {503}
+
+
+def test_housekeeping_goes_on_whatever_a_disk_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+
+    def broken(_: Any) -> None:
+        rounds.append(1)
+        if len(rounds) > 1:  # the first is that of the start
+            raise OSError(errno.ESTALE, "stale file handle")
+
+    monkeypatch.setattr(app, "_HOUSEKEEPING_S", 0.02)
+    monkeypatch.setattr(app, "show_checks", broken)
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models"):
+        wait_until(lambda: len(rounds) > 3)
 
 
 def stall(service: Service, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[Any]]:
@@ -639,7 +683,7 @@ def test_forms_that_judged_nothing_are_recalibrated_by_the_kept_pictures(tmp_pat
     assert told[3]["forms"]["int8"] == told[0]["forms"]["int8"]
 
 
-def test_drift_shows_in_the_metrics(service: Service) -> None:
+def test_drift_shows_in_the_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     value = service.state.metrics.registry.get_sample_value
     for k in range(60):
         detect(
@@ -648,6 +692,10 @@ def test_drift_shows_in_the_metrics(service: Service) -> None:
     watch_drift(service.state, datetime.now(UTC) + timedelta(minutes=1))
     assert value("flawscribe_drift_state", {"model": "probe"}) in (2, 3)
     assert (value("flawscribe_drift_psi", {"model": "probe"}) or 0) > 0.1
+    monkeypatch.setattr(type(service.state.store), "in_service", lambda store: [])  # it has made room for others
+    watch_drift(service.state, datetime.now(UTC) + timedelta(minutes=1))
+    assert value("flawscribe_drift_state", {"model": "probe"}) is None
+    assert value("flawscribe_drift_psi", {"model": "probe"}) is None
 
 
 def test_drift_is_judged_soon_after_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,12 @@ def test_a_form_of_another_site_cannot_log_in(browser: httpx.Client, secret: str
         assert browser.post("/login", json={"key": secret}, headers=headers).status_code == 403
 
 
+def test_behind_a_proxys_own_password_a_session_holds(browser: httpx.Client, secret: str) -> None:
+    assert browser.post("/login", json={"key": secret}).status_code == 204
+    assert browser.get("/models", headers={"authorization": "Basic dXNlcjpwYXNz"}).status_code == 200
+    assert browser.get("/models", headers={"authorization": "Bearer wrong"}).status_code == 401
+
+
 def test_behind_tls_the_cookie_is_secure(browser: httpx.Client, secret: str) -> None:
     forwarded = {"x-forwarded-proto": "https", "origin": "https://plant.example", "sec-fetch-site": "same-origin"}
     answer = browser.post("/login", json={"key": secret}, headers=forwarded)
@@ -123,6 +129,7 @@ def test_without_keys_other_sites_pages_are_refused_and_programs_are_not(service
         {"origin": "http://localhost:3000"},  # another program's page on this machine
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-site", "authorization": "Basic dXNlcjpwYXNz"},  # a browser adds it by itself
     ):
         assert client.post("/detect", files=FILES, headers=headers).status_code == 403, headers
     assert client.get("/console/reports", headers={"host": "evil.example"}).status_code == 403

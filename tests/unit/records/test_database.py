@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path, database_url: 
         ("mysql://somewhere/db", "must be postgresql"),
         ("no url", "not a URL"),
         ("postgresql+psycopg://user:secret@127.0.0.1:1/db", "127.0.0.1"),
+        ("postgresql+psycopg://127.0.0.1:1/db?user=someone&password=secret", "127.0.0.1"),
     ],
 )
 def test_an_unusable_url_is_refused_without_its_password(tmp_path: Path, url: str, word: str) -> None:
@@ -73,6 +76,30 @@ def test_an_unusable_url_is_refused_without_its_password(tmp_path: Path, url: st
         open_database(tmp_path, url)
     assert "secret" not in str(refusal.value)
     assert isinstance(refusal.value, DatabaseAway) == ("127.0.0.1" in url)  # which may come up later
+
+
+@pytest.fixture
+def far_from_greenwich(postgres_url: str) -> Iterator[str]:
+    """The URL of a database whose server is in New York."""
+    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("ALTER DATABASE postgres SET timezone TO 'America/New_York'")
+        yield postgres_url
+        connection.exec_driver_sql("ALTER DATABASE postgres RESET timezone")
+    engine.dispose()
+
+
+def test_the_ends_of_the_calendar_are_read_again_wherever_the_server_is(
+    far_from_greenwich: str, tmp_path: Path
+) -> None:
+    records = Records(RecordsOptions(tmp_path, far_from_greenwich))
+    try:
+        for number, moment in enumerate((datetime.min, datetime.max)):
+            seen = record(number, captured_at=moment.replace(tzinfo=UTC))
+            records.save([seen]).result()
+            assert records.inspections.get(seen.id).captured_at == seen.captured_at
+    finally:
+        records.close()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

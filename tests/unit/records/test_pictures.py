@@ -42,6 +42,12 @@ def test_only_a_stored_hash_is_read(tmp_path: Path, name: str) -> None:
         Pictures(tmp_path).get(name)
 
 
+def test_a_folder_that_cannot_be_read_is_no_missing_picture(tmp_path: Path) -> None:
+    (tmp_path / SHA[:2] / SHA[2:4] / f"{SHA}.bin").mkdir(parents=True)
+    with pytest.raises(RecordsFailure, match="could not be read"):
+        Pictures(tmp_path).get(SHA)
+
+
 def test_a_folder_that_takes_nothing_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / SHA[:2]).touch()
     with pytest.raises(RecordsFailure):
