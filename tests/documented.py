@@ -9,14 +9,14 @@ from pathlib import Path
 
 import typer
 
-from service.cli import app
+from service.cli import command_line
 from service.settings import load_settings
 from tests.networks import write_bundle
 
 
 def train(arguments: list[str]) -> None:
     """Read the options as `flawscribe train` does, and write the next version of a small model that was made by hand."""
-    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    command = typer.main.get_command(command_line()).commands["train"]  # type: ignore[attr-defined]
     options = command.make_context("train", list(arguments)).params
     if not options["data"].is_dir():
         sys.exit(f"{options['data']} is not a folder")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from service.cli import app
+from service.cli import command_line
 from service.errors import FlawscribeError
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
@@ -89,7 +89,7 @@ def test_commands_take_the_flags_that_a_page_gives_them(page: Path) -> None:
     wrong = []
     for line in _command_lines(page):
         words = line.split()
-        command: Any = typer.main.get_command(app)
+        command: Any = typer.main.get_command(command_line())
         while words and (found := getattr(command, "commands", {}).get(words[0])) is not None:
             command, words = found, words[1:]
         flags = {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)} | {"--help"}

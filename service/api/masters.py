@@ -18,11 +18,21 @@ from service.api.recording import records_of
 from service.api.schemas import Verdict
 from service.api.state import ServiceState, require
 from service.api.wire import read_pictures
-from service.errors import BadRequest, Conflict, FlawscribeError, InvalidParameter
+from service.bundle.store import Bundle
+from service.errors import (
+    BadRequest,
+    Conflict,
+    DeadlineExceeded,
+    FlawscribeError,
+    InvalidParameter,
+    NotReady,
+    Overloaded,
+    RecordsFailure,
+)
 from service.image.decode import media_type_of, read_header
 from service.inspector import Picture
 from service.records.masters import Check, Master, MasterResult
-from service.types import Decision, ModelIdentity
+from service.types import Decision, Inspection, ModelIdentity
 
 router = APIRouter(prefix="/models/{name}", tags=["models"], dependencies=[Depends(no_query)])
 _PATIENCE_S = 60.0  # for one picture, behind whatever else waits
@@ -137,14 +147,10 @@ async def add_masters(request: Request, name: str) -> list[MasterAnswer]:
         expected = Decision(fields.get("expected", ""))
     except ValueError as error:
         raise InvalidParameter(f"expected must be one of {', '.join(each.value for each in Decision)}") from error
-    added = []
-    for number, picture in enumerate(pictures, 1):
-        label = fields.get("name", "")[:200] or expected.value.replace("_", " ")
-        label = f"{label} {number}" if len(pictures) > 1 else label
-        writing = await asyncio.to_thread(
-            records.masters.add, name, picture.data, label, expected, state.caller(request)
-        )
-        added.append(await asyncio.wrap_future(writing))
+    said = fields.get("name", "")[:200] or expected.value.replace("_", " ")
+    named = [(f"{said} {n}" if len(pictures) > 1 else said, each.data) for n, each in enumerate(pictures, 1)]
+    writing = await asyncio.to_thread(records.masters.add, name, named, expected, state.caller(request))
+    added = await asyncio.wrap_future(writing)
     await asyncio.to_thread(_show, state, name)
     await state.note_model_change(request, name, {"masters_added": [each.id for each in added]})
     return [_master(each) for each in added]
@@ -216,22 +222,43 @@ def _readable(state: ServiceState, picture: Picture | FlawscribeError) -> Pictur
 async def _judged(
     state: ServiceState, name: str, masters: Sequence[Master]
 ) -> tuple[ModelIdentity, list[MasterResult]]:
-    """One after the other, so that a check takes no more than one place of the queue. No part is inspected, so none counts."""
-    assert state.records is not None
-    results = []
+    """One after the other, so that a check takes no more than one place of the queue. No part is inspected, so none counts.
+
+    Raises Overloaded, NotReady or DeadlineExceeded where the service had no time for a part, RecordsFailure where its picture
+    cannot be read: nothing was found out about the model, so that this is no failed check.
+    """
     async with state.leased(name) as bundle:
-        for master in masters:
-            verdict, score, failure = None, None, None
-            try:
-                deadline = time.monotonic() + _PATIENCE_S
-                data = await state.fetched(state.records.masters.picture, name, master.id, deadline=deadline)
-                judged = await state.inspector.inspect(Picture(data), bundle, deadline=deadline, counted=False)
-                verdict = judged.verdict.decision
-                score = judged.verdict.score if math.isfinite(judged.verdict.score) else None
-            except FlawscribeError as error:
-                failure = error.detail
-            results.append(MasterResult(master.id, master.name, master.expected, verdict, score, error=failure))
-        return bundle.identity, results
+        return bundle.identity, [await _result(state, bundle, master) for master in masters]
+
+
+async def _result(state: ServiceState, bundle: Bundle, master: Master) -> MasterResult:
+    verdict, score, failure = None, None, None
+    try:
+        judged = (await _inspected(state, bundle, master)).verdict
+        verdict = judged.decision
+        score = judged.score if math.isfinite(judged.score) else None
+    except (NotReady, RecordsFailure):
+        raise
+    except (Overloaded, DeadlineExceeded) as error:
+        state.metrics.rejected.labels("overload" if isinstance(error, Overloaded) else "deadline").inc()
+        raise
+    except FlawscribeError as error:
+        failure = error.detail
+    return MasterResult(master.id, master.name, master.expected, verdict, score, error=failure)
+
+
+async def _inspected(state: ServiceState, bundle: Bundle, master: Master) -> Inspection:
+    """Where the queue is full, as on a busy line, it is asked again for as long as the part has patience."""
+    deadline = time.monotonic() + _PATIENCE_S
+    data = await state.fetched(records_of(state).masters.picture, master.model_name, master.id, deadline=deadline)
+    while True:
+        try:
+            return await state.inspector.inspect(Picture(data), bundle, deadline=deadline, counted=False)
+        except Overloaded as error:
+            wait = error.retry_after or 0.1
+            if time.monotonic() + wait >= deadline:
+                raise
+            await asyncio.sleep(wait)
 
 
 def _show(state: ServiceState, name: str) -> None:

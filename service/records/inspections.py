@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from service.records.entities import Caption, Record
 from service.records.paging import Place, read_cursor, write_cursor
 from service.records.rows import caption_row, clean, inspection_row, record_from, review_from, utc
 from service.records.schema import WHOLE_PICTURE, classifications, inspections, labels, reviews
+from service.records.truth import last_verdict
 from service.types import Decision
 
 MOST_PER_PAGE = 500
@@ -59,21 +60,69 @@ def insert_caption(connection: sa.Connection, inspection_id: str, caption: Capti
         raise NoSuchRecord(f"there is no inspection {inspection_id}")
     connection.execute(sa.delete(classifications).where(classifications.c.inspection_id == inspection_id))
     connection.execute(sa.insert(classifications), caption_row(inspection_id, caption, at))
-    reviewed = sa.select(reviews.c.id).where(reviews.c.inspection_id == inspection_id).limit(1)
-    if connection.execute(reviewed).first() is None:
-        _label(connection, inspection_id, caption)
+    relabel(connection, inspection_id)
 
 
-def _label(connection: sa.Connection, inspection_id: str, caption: Caption) -> None:
+def relabel(connection: sa.Connection, inspection_id: str) -> None:
+    """Write the labels of an inspection that hold now, from its caption and all that people said: after each of either."""
+    # another service may be writing the other of the two: who comes second waits here, and then reads both
+    mine = sa.select(inspections.c.regions).where(inspections.c.id == inspection_id).with_for_update(key_share=True)
+    peaks = [region["peak_score"] for region in connection.execute(mine).scalar_one()]
+    r = reviews.c
+    heard = sa.select(r.verdict, r.region, r.label).where(r.inspection_id == inspection_id).order_by(r.id)
+    said = connection.execute(heard).all()
+    captioned = _captioned(connection, inspection_id)
+    holding = _of_regions(captioned, peaks, said) if peaks else _of_picture(captioned, said)
     connection.execute(sa.delete(labels).where(labels.c.inspection_id == inspection_id))
-    named = {WHOLE_PICTURE: caption.picture.label} | {n: words.label for n, words in enumerate(caption.regions)}
-    rows = [
-        {"inspection_id": inspection_id, "region": region, "label": clean(label)}
-        for region, label in named.items()
-        if label
-    ]
+    rows = [{"inspection_id": inspection_id, "region": place, "label": label} for place, label in holding.items()]
     if rows:
         connection.execute(sa.insert(labels), rows)
+
+
+def _captioned(connection: sa.Connection, inspection_id: str) -> dict[int, str]:
+    """The caption's labels, by region and of the whole picture; none while it has no caption."""
+    c = classifications.c
+    words = connection.execute(sa.select(c.picture, c.regions).where(c.inspection_id == inspection_id)).one_or_none()
+    if words is None:
+        return {}
+    named = {WHOLE_PICTURE: words.picture["label"]} | {n: each["label"] for n, each in enumerate(words.regions)}
+    return {place: label for place, label in named.items() if label}
+
+
+def _of_regions(captioned: dict[int, str], peaks: Sequence[float], said: Sequence[Any]) -> dict[int, str]:
+    """The labels that hold where there are regions, as report/gather.py tells their flaws: overkill takes a region's, and what
+    people said of it before; any later word on the verdict or the region gives back the caption's.
+
+    Where a review named or dismissed a flaw, the picture takes the label of the strongest that is left.
+    """
+    spoken: dict[int, str] = {}
+    dismissed: set[int] = set()
+    for review in said:
+        meant = set(range(len(peaks))) if review.region is None else {review.region}
+        if review.verdict == "overkill":
+            dismissed |= meant
+            spoken = {place: label for place, label in spoken.items() if place not in meant}
+            continue
+        dismissed -= meant
+        if review.label:
+            spoken[max(meant, key=peaks.__getitem__)] = review.label
+    if not spoken and not dismissed:
+        return captioned
+    left = [place for place in range(len(peaks)) if place not in dismissed]
+    holding = {place: label for place in left if (label := spoken.get(place) or captioned.get(place))}
+    strongest = max(left, key=peaks.__getitem__, default=None)
+    return holding | ({WHOLE_PICTURE: holding[strongest]} if strongest in holding else {})
+
+
+def _of_picture(captioned: dict[int, str], said: Sequence[Any]) -> dict[int, str]:
+    """The label that holds where there is no region. After `escape` the picture is no longer what its caption calls it; after a
+    later `right` it has not the label of the flaw any more."""
+    verdict = last_verdict([(review.verdict, review.region) for review in said], 0)
+    standing = takewhile(lambda review: review.verdict != "overkill", reversed(said))
+    given = (review.label for review in standing if review.label and verdict in ("escape", review.verdict))
+    if label := next(given, ""):
+        return {WHOLE_PICTURE: label}
+    return captioned if verdict in (None, "right") else {}
 
 
 class Inspections:

@@ -77,24 +77,30 @@ class Masters:
     def __init__(self, database: Database, writer: Writer, pictures: Pictures, now: Callable[[], datetime]) -> None:
         self._database, self._writer, self._pictures, self._now = database, writer, pictures, now
 
-    def add(self, model_name: str, data: bytes, name: str, expected: Decision, who: str) -> Future[Master]:
-        """Keep a picture as a master part; it is on disk when this returns. The future may hold Conflict when there are
-        enough, or the picture is one already. Raises RecordsBusy, RecordsFailure."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        self._pictures.put(sha256, data)
-        master = Master(uuid.uuid4().hex, model_name, self._now(), clean(who), clean(name), expected, sha256)
+    def add(
+        self, model_name: str, pictures: Sequence[tuple[str, bytes]], expected: Decision, who: str
+    ) -> Future[tuple[Master, ...]]:
+        """Keep pictures, each with its name, as master parts: all or none. They are on disk when this returns. The future may hold
+        Conflict, which says which of them is a master part already or one too many. Raises RecordsBusy, RecordsFailure."""
+        added = self._kept(model_name, pictures, expected, who)
 
-        def work(connection: sa.Connection) -> Master:
-            mine = sa.select(masters.c.image_sha256).where(masters.c.model_name == model_name)
-            there = connection.execute(mine).scalars().all()
-            if sha256 in there:
-                raise Conflict(f"this picture is a master part of {model_name} already")
-            if len(there) >= MOST:
-                raise Conflict(f"{model_name} has {len(there)} master parts; at most {MOST} are kept")
-            connection.execute(sa.insert(masters), asdict(master))
-            return master
+        def work(connection: sa.Connection) -> tuple[Master, ...]:
+            _require_new(connection, model_name, added)
+            connection.execute(sa.insert(masters), [asdict(each) for each in added])
+            return added
 
         return self._writer.submit(work)
+
+    def _kept(
+        self, model_name: str, pictures: Sequence[tuple[str, bytes]], expected: Decision, who: str
+    ) -> tuple[Master, ...]:
+        at, ids = self._now(), sorted(uuid.uuid4().hex for _ in pictures)  # of one moment, and listed in their order
+        added = []
+        for master_id, (name, data) in zip(ids, pictures, strict=True):
+            sha256 = hashlib.sha256(data).hexdigest()
+            self._pictures.put(sha256, data)
+            added.append(Master(master_id, model_name, at, clean(who), clean(name), expected, sha256))
+        return tuple(added)
 
     def all(self, model_name: str) -> tuple[Master, ...]:
         """A model's master parts, oldest first."""
@@ -148,6 +154,24 @@ class Masters:
         query = sa.select(checks).where(checks.c.model_name == model_name).order_by(checks.c.id.desc()).limit(limit)
         with self._database.reading() as connection:
             return tuple(_check(row) for row in connection.execute(query).mappings())
+
+
+def _require_new(connection: sa.Connection, model_name: str, added: Sequence[Master]) -> None:
+    """Raises Conflict for the first of them that is a master part already, comes twice, or finds no room."""
+    mine = sa.select(masters.c.image_sha256).where(masters.c.model_name == model_name)
+    there = list(connection.execute(mine).scalars())
+    fresh: set[str] = set()
+    for number, each in enumerate(added, 1):
+        told = f"picture {number} ({each.name})"
+        if each.image_sha256 in there:
+            raise Conflict(f"{told} is a master part of {model_name} already; none was added")
+        if each.image_sha256 in fresh:
+            raise Conflict(f"{told} is one of the pictures before it; none was added")
+        if len(there) + len(fresh) >= MOST:
+            raise Conflict(
+                f"{told} is one too many: {model_name} has {len(there)} master parts; at most {MOST} are kept; none was added"
+            )
+        fresh.add(each.image_sha256)
 
 
 def _first_scores(connection: sa.Connection, model: ModelIdentity) -> dict[str, float]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from service.errors import RecordsFailure
 from service.records.database import Database
 from service.records.pictures import GRACE_S, Kept, Pictures
-from service.records.schema import cases, idempotency, inspections
+from service.records.schema import cases, idempotency, inspections, masters
 from service.records.writer import Writer
 
 _BATCH = 200
@@ -40,7 +41,8 @@ class Removed:
 
 
 class Retention:
-    """Removes what Keep does not let stay. `grace_s`: a picture received within it is never touched."""
+    """Removes what Keep does not let stay. `masters`: the pictures of master parts, of which only those of parts that were refused
+    or taken away go. `grace_s`: a picture received within it is never touched."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Retention:
         pictures: Pictures,
         keep: Keep,
         *,
+        masters: Pictures | None = None,
         grace_s: float = GRACE_S,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -56,6 +59,7 @@ class Retention:
         self._writer = writer
         self._pictures = pictures
         self._keep = keep
+        self._masters = masters
         self._grace_s = grace_s
         self._now = now
 
@@ -96,20 +100,27 @@ class Retention:
         return len(ids)
 
     def _sweep(self) -> list[Kept]:
-        """Remove pictures that no record says is stored."""
+        """Remove pictures that no record says is stored, and those of no master part."""
+        stored = sa.select(inspections.c.image_sha256).where(inspections.c.picture_stored)
+        removed = self._sweep_folder(self._pictures, stored)
+        if self._masters is not None:
+            removed += self._sweep_folder(self._masters, sa.select(masters.c.image_sha256))
+        return removed
+
+    def _sweep_folder(self, pictures: Pictures, referring: sa.Select[Any]) -> list[Kept]:
+        """Remove the pictures of a folder whose hash is none of those in the rows `referring`."""
         removed, batch = [], []
-        for kept in self._pictures.all():
+        for kept in pictures.all():
             if not self._young(kept):
                 batch.append(kept)
             if len(batch) >= _BATCH:
-                removed += self._unlink(self._unreferred(batch))
+                removed += self._unlink(pictures, self._unreferred(batch, referring))
                 batch = []
-        return removed + self._unlink(self._unreferred(batch))
+        return removed + self._unlink(pictures, self._unreferred(batch, referring))
 
-    def _unreferred(self, batch: list[Kept]) -> list[Kept]:
-        c = inspections.c
-        hashes = [kept.sha256 for kept in batch]
-        query = sa.select(c.image_sha256).where(c.image_sha256.in_(hashes), c.picture_stored).distinct()
+    def _unreferred(self, batch: list[Kept], referring: sa.Select[Any]) -> list[Kept]:
+        (sha256,) = referring.selected_columns
+        query = referring.where(sha256.in_([kept.sha256 for kept in batch])).distinct()
         with self._database.reading() as connection:
             referred = set(connection.execute(query).scalars())
         return [kept for kept in batch if kept.sha256 not in referred]
@@ -142,10 +153,10 @@ class Retention:
 
         if batch:
             self._writer.submit(work).result()
-        return self._unlink(batch)
+        return self._unlink(self._pictures, batch)
 
-    def _unlink(self, batch: list[Kept]) -> list[Kept]:
-        return [kept for kept in batch if self._pictures.remove(kept.sha256, self._grace_s)]
+    def _unlink(self, pictures: Pictures, batch: list[Kept]) -> list[Kept]:
+        return [kept for kept in batch if pictures.remove(kept.sha256, self._grace_s)]
 
     def _young(self, kept: Kept) -> bool:
         return kept.received > self._now().timestamp() - self._grace_s

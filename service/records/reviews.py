@@ -18,8 +18,9 @@ from service.records.cases import insert_case, withdraw_cases
 from service.records.changes import REVIEW
 from service.records.database import Database, insert_unless_there, one_review_at_a_time
 from service.records.entities import Review, StoredCase, StoredReview
+from service.records.inspections import relabel
 from service.records.rows import clean
-from service.records.schema import WHOLE_PICTURE, accepted_labels, inspections, labels, reviews
+from service.records.schema import accepted_labels, inspections, reviews
 from service.types import Decision
 
 _MOST_CHARACTERS = {"label": 60, "cause": 400, "action": 400, "comment": 4000, "who": 200}
@@ -75,8 +76,8 @@ class ReviewWork:
         if case is not None and region is not None:
             insert_case(connection, case, region, self._at)
         accepted = self._accept(connection, row["product"])
-        _relabel(connection, row, review, region)
         stored = self._insert(connection, row, case)
+        relabel(connection, self._inspection_id)
         detail = asdict(review) | {"case": stored.case_id, "withdrawn": withdrawn, "decided": row["verdict"]}
         subject = self._inspection_id
         add_entry(connection, at=self._at, who=review.who, kind=REVIEW, subject=subject, detail=detail)
@@ -170,19 +171,3 @@ def _region_meant(review: Review, row: sa.RowMapping) -> int | None:
     if not 0 <= review.region < len(scores):
         raise InvalidParameter(f"region {review.region} is not one of the inspection's {len(scores)}")
     return review.region
-
-
-def _relabel(connection: sa.Connection, row: sa.RowMapping, review: Review, region: int | None) -> None:
-    """The labels that hold from now on: none after overkill; the picture takes the label of its strongest region."""
-    mine = labels.c.inspection_id == row["id"]
-    if review.verdict == "overkill":
-        meant = [] if review.region is None else [labels.c.region == review.region]
-        connection.execute(sa.delete(labels).where(mine, *meant))
-        return
-    if not review.label:
-        return
-    strongest = region == _region_meant(replace(review, region=None), row)
-    places = ([] if region is None else [region]) + ([WHOLE_PICTURE] if strongest else [])
-    connection.execute(sa.delete(labels).where(mine, labels.c.region.in_(places)))
-    rows = [{"inspection_id": row["id"], "region": place, "label": review.label} for place in places]
-    connection.execute(sa.insert(labels), rows)

@@ -59,8 +59,9 @@ class Records:
         self.pictures = Pictures(options.folder / "pictures")
         self.inspections = Inspections(self.database)
         self.keys = IdempotencyKeys(self.writer, keep=options.keep_answers, now=now)
-        self.retention = Retention(self.database, self.writer, self.pictures, options.keep, now=now)
-        self.masters = Masters(self.database, self.writer, Pictures(options.folder / "masters"), now)
+        shown = Pictures(options.folder / "masters")
+        self.retention = Retention(self.database, self.writer, self.pictures, options.keep, masters=shown, now=now)
+        self.masters = Masters(self.database, self.writer, shown, now)
         self.shadows = Shadows(self.database, self.writer, now)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from service.bundle.load import Bundle, EngineOptions, load_bundle
-from service.cli import app
+from service.cli import command_line
 from service.commands.outputs import require_file, require_folder
 from service.errors import BadRequest, NotReady, SettingsError
 from tests.networks import grey_picture, png, write_bundle
@@ -159,7 +159,7 @@ def test_check_tells_of_a_form_that_cannot_run_here(
 
     monkeypatch.setattr("service.commands.check.has_cuda", lambda: there)
     monkeypatch.setattr("service.commands.check.load_bundle", load)
-    done = CliRunner().invoke(app, ["check", str(folder)])
+    done = CliRunner().invoke(command_line(), ["check", str(folder)])
     assert done.exit_code == 0, done.output
     assert "form float32: meets its golden pictures" in done.output
     assert f"form fp16: not checked, {why}" in done.output
@@ -181,14 +181,20 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
 def test_the_keys_file_is_the_one_that_the_service_is_set_up_with(tmp_path: Path) -> None:
     place = {"FLAWSCRIBE_KEYS_FILE": str(tmp_path / "keys.json")}
     runner = CliRunner()
-    assert "FLAWSCRIBE_KEYS_FILE" in runner.invoke(app, ["key", "list"], env={"FLAWSCRIBE_KEYS_FILE": None}).output
-    assert runner.invoke(app, ["key", "create", "--scope", "detect", "--note", "line 3"], env=place).exit_code == 0
-    assert "line 3" in runner.invoke(app, ["key", "list"], env=place).output
+    assert (
+        "FLAWSCRIBE_KEYS_FILE"
+        in runner.invoke(command_line(), ["key", "list"], env={"FLAWSCRIBE_KEYS_FILE": None}).output
+    )
+    assert (
+        runner.invoke(command_line(), ["key", "create", "--scope", "detect", "--note", "line 3"], env=place).exit_code
+        == 0
+    )
+    assert "line 3" in runner.invoke(command_line(), ["key", "list"], env=place).output
 
 
 @pytest.mark.parametrize("group", ["key", "teacher", "bench"])
 def test_help_of_a_group_ends_with_no_bare_example(group: str) -> None:
-    assert "Example" not in CliRunner().invoke(app, [group, "--help"]).output
+    assert "Example" not in CliRunner().invoke(command_line(), [group, "--help"]).output
 
 
 @pytest.mark.parametrize(
@@ -204,7 +210,7 @@ def test_help_of_a_group_ends_with_no_bare_example(group: str) -> None:
 )
 def test_a_mistyped_setting_is_refused_by_commands_that_read_none(command: tuple[str, ...], tmp_path: Path) -> None:
     words = [str(tmp_path / "new") if word == "PLACE" else word for word in command]
-    error = CliRunner().invoke(app, words, env={"FLAWSCRIBE_PROT": "1"}).exception
+    error = CliRunner().invoke(command_line(), words, env={"FLAWSCRIBE_PROT": "1"}).exception
     assert isinstance(error, SettingsError)
     assert error.detail.startswith("unknown setting FLAWSCRIBE_PROT;")
     assert not list(tmp_path.iterdir())
@@ -246,7 +252,7 @@ def test_a_model_name_that_cannot_be_is_refused_before_the_training(photos: Path
 
 def refusal(*arguments: object) -> str:
     """What a command is refused with, run in this process."""
-    error = CliRunner().invoke(app, list(map(str, arguments))).exception
+    error = CliRunner().invoke(command_line(), list(map(str, arguments))).exception
     assert isinstance(error, BadRequest), error
     return error.detail
 
@@ -301,7 +307,9 @@ def test_the_folder_of_models_is_tried_before_a_run_is_exported(tmp_path: Path) 
 @pytest.mark.parametrize("option", ["--min-flaw-px", "--min-flaw-mm", "--mm-per-pixel"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_length_that_is_none_is_refused_before_the_training(option: str, value: str) -> None:
-    error = CliRunner().invoke(app, ["train", "--data", "none", "--name", "x", "--mm-per-pixel", "1", option, value])
+    error = CliRunner().invoke(
+        command_line(), ["train", "--data", "none", "--name", "x", "--mm-per-pixel", "1", option, value]
+    )
     assert error.exit_code != 0
     if isinstance(error.exception, BadRequest):
         assert error.exception.detail.startswith(f"{option} must be above 0 and finite, not ")
@@ -339,7 +347,7 @@ def test_the_smallest_flaw_in_mm_becomes_px(
 
     monkeypatch.setattr("service.training.build.build", build)
     folders = ["--models-dir", str(tmp_path / "models"), "--runs-dir", str(tmp_path / "runs")]
-    done = CliRunner().invoke(app, ["train", "--data", "none", "--name", "x", *folders, *options])
+    done = CliRunner().invoke(command_line(), ["train", "--data", "none", "--name", "x", *folders, *options])
     assert done.exit_code == 0, done.output
     assert asked[0].min_flaw_px == px
     assert asked[0].mm_per_pixel == (0.25 if options else None)

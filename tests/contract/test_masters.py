@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.contract.serving import Service, running
+from service.errors import FlawscribeError, NetworkFailure, NotReady, UnreadableImage
+from tests.contract.serving import Gate, Service, running, wait_until
 from tests.networks import grey_picture, png, write_bundle
 
 
@@ -147,8 +151,116 @@ def test_what_is_no_master_part(service: Service) -> None:
         refused = add(service, *pictures, **fields)
         assert (refused.status_code, word in refused.json()["detail"]) == (status, True), refused.text
     assert add(service, flawed(), expected="not_ok").status_code == 201
-    again = add(service, flawed(), expected="ok")
-    assert (again.status_code, "already" in again.json()["detail"]) == (409, True)
+    again = add(service, flawed(), expected="ok", name="thread")
+    assert (again.status_code, "(thread) is a master part of probe already" in again.json()["detail"]) == (409, True)
     assert service.client.post("/models/nothing/masters", data={"expected": "ok"}).status_code == 404
     assert service.client.delete("/models/probe/masters/nothing").status_code == 404
     assert len(masters(service)["masters"]) == 1
+
+
+def test_pictures_are_added_all_or_none(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (flawed(level) for level in (40, 50, 60))
+    add(service, third, expected="not_ok")
+    audited, series = service.state.records.audit(), check_series(service)
+    refused = add(service, first, second, third, expected="not_ok", name="thread")
+    assert (refused.status_code, "picture 3 (thread 3) is" in refused.json()["detail"]) == (409, True)
+    twice = add(service, first, first, expected="not_ok")
+    assert (twice.status_code, "picture 2 (not ok 2) is" in twice.json()["detail"]) == (409, True)
+    monkeypatch.setattr("service.records.masters.MOST", 2)
+    many = add(service, first, second, expected="not_ok")
+    assert (many.status_code, "picture 2 (not ok 2) is one too many" in many.json()["detail"]) == (409, True)
+    assert len(masters(service)["masters"]) == 1
+    assert (service.state.records.audit(), check_series(service)) == (audited, series)
+    monkeypatch.undo()
+    added = add(service, first, second, expected="not_ok").json()  # sent again without the third
+    assert [each["id"] for each in masters(service)["masters"]][1:] == [each["id"] for each in added]
+
+
+@contextlib.contextmanager
+def busy(service: Service) -> Iterator[Gate]:
+    """The queue of one window is full until the gate is opened."""
+    gate = Gate(service.session)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        part = pool.submit(service.client.post, "/detect", files={"image": ("a.png", flawed())})
+        try:
+            assert gate.entered.acquire(timeout=20)
+            yield gate
+        finally:
+            gate.restore()
+        assert part.result().status_code == 200
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Service]:
+    """A service whose queue holds one window, with one master part."""
+    write_bundle(tmp_path / "models", "probe", 1)
+    with running(tmp_path / "models", queue_windows=1) as service:
+        assert add(service, flawed(), expected="not_ok").status_code == 201
+        yield service
+
+
+def refusal_of_check(service: Service) -> Any:
+    """The answer to a check that found out nothing, and of which nothing is kept."""
+    refused = service.client.post("/models/probe/checks")
+    assert service.client.get("/models/probe/checks").json() == {"checks": []}
+    assert "passed" not in check_series(service)
+    return refused
+
+
+def test_a_check_waits_for_room_while_the_line_is_busy(narrow: Service) -> None:
+    inspect, tries = narrow.state.inspector.inspect, []
+
+    async def counting(*told: Any, **named: Any) -> Any:
+        tries.append(told)
+        return await inspect(*told, **named)
+
+    with busy(narrow) as gate, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        narrow.state.inspector.inspect = counting  # type: ignore[method-assign]
+        check = pool.submit(narrow.client.post, "/models/probe/checks")
+        wait_until(lambda: len(tries) > 1 or check.done())
+        gate.restore()
+        assert (check.result().status_code, check.result().json()["passed"]) == (201, True)
+
+
+def test_a_check_of_a_queue_that_stays_full_is_refused_and_not_failed(
+    narrow: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.masters._PATIENCE_S", 0.3)
+    with busy(narrow):
+        refused = refusal_of_check(narrow)
+    assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
+    assert narrow.state.metrics.registry.get_sample_value("flawscribe_rejected_total", {"reason": "overload"}) == 1
+
+
+def test_a_check_that_is_not_judged_in_time_is_refused_and_not_failed(
+    narrow: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.masters._PATIENCE_S", 0.3)
+    gate = Gate(narrow.session)
+    try:
+        assert refusal_of_check(narrow).status_code == 504
+    finally:
+        gate.restore()
+    assert narrow.state.metrics.registry.get_sample_value("flawscribe_rejected_total", {"reason": "deadline"}) == 1
+
+
+def failing_with(service: Service, error: FlawscribeError) -> None:
+    async def inspect(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(0)
+        raise error
+
+    service.state.inspector.inspect = inspect  # type: ignore[method-assign]
+
+
+def test_a_check_that_a_drain_meets_is_refused_and_not_failed(narrow: Service) -> None:
+    failing_with(narrow, NotReady("the service is shutting down", retry_after=5))
+    assert refusal_of_check(narrow).status_code == 503
+
+
+@pytest.mark.parametrize("error", [UnreadableImage("it ends too early"), NetworkFailure("no memory")])
+def test_a_part_that_the_model_cannot_judge_fails_the_check(narrow: Service, error: FlawscribeError) -> None:
+    failing_with(narrow, error)
+    check = narrow.client.post("/models/probe/checks").json()
+    (result,) = check["results"]
+    assert (check["passed"], result["verdict"], result["error"]) == (False, None, error.detail)
+    assert check_series(narrow)["passed"] == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from service.errors import NoSuchRecord, RecordsFailure
+from service.errors import Conflict, NoSuchRecord, RecordsFailure
 from service.records.entities import Record, Review
 from service.records.idempotency import Answer
 from service.records.inspections import Filters
@@ -35,6 +35,7 @@ def retention(records: Records, clock: Clock, grace_s: float = HOUR, **keep: obj
         records.writer,
         records.pictures,
         Keep(**keep),  # type: ignore[arg-type]
+        masters=records.masters._pictures,
         grace_s=grace_s,
         now=clock,
     )
@@ -129,6 +130,35 @@ def test_a_young_picture_is_never_taken(records: Records, clock: Clock) -> None:
     assert records.pictures.get(item.image_sha256)
     clock.time += timedelta(hours=2)
     assert retention(records, clock, grace_s=-HOUR).run().pictures == 2
+
+
+def test_pictures_of_master_parts_go_once_there_is_no_such_part(
+    records: Records, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.records.retention._BATCH", 2)
+    kept = records.masters._pictures
+
+    def add(model: str, *pictures: bytes) -> list[str]:
+        named = [("part", picture) for picture in pictures]
+        return [each.id for each in records.masters.add(model, named, Decision.OK, "Kim").result(20)]
+
+    first, *_ = add("cloth", b"a", b"b", b"c")
+    shared, _ = add("metal", b"b", b"d")
+    with pytest.raises(Conflict):
+        add("cloth", b"e", b"f", b"a")
+    records.masters.remove("cloth", first).result(20)
+    records.masters.remove("metal", shared).result(20)  # the other model has it still
+    assert retention(records, clock).run().pictures == 0  # a part of theirs may not be committed yet
+    clock.time += timedelta(hours=2)
+    for path in Path(kept._folder).rglob("*.bin"):
+        os.utime(path, (time.time() - 2 * HOUR,) * 2)
+    assert retention(records, clock).run() == Removed(0, 3, 3, 0)
+    assert {each.sha256 for each in kept.all()} == {hashlib.sha256(data).hexdigest() for data in (b"b", b"c", b"d")}
+    (last,) = add("cloth", b"g")
+    records.masters.remove("cloth", last).result(20)
+    for path in Path(kept._folder).rglob("*.bin"):
+        os.utime(path, (0, 0))
+    assert records.retention.run().pictures == 1  # the service's own, too
 
 
 def test_a_folder_that_fails_is_a_failure(records: Records, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

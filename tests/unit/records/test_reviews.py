@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import wait
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,12 +10,16 @@ import pytest
 import sqlalchemy as sa
 
 from service.errors import Conflict, InvalidParameter, NoSuchRecord
-from service.records.entities import Review
+from service.records.entities import Caption, Review
 from service.records.inspections import Filters
-from service.records.reviews import ReviewOutcome
+from service.records.report.data import UNLABELLED
+from service.records.report.flaws import known_flaws
+from service.records.report.gather import gather_rows
+from service.records.reviews import ReviewOutcome, ReviewWork
+from service.records.schema import WHOLE_PICTURE, labels
 from service.records.store import Records
 from service.types import Decision
-from tests.unit.records.making import START, caption, record, region
+from tests.unit.records.making import START, caption, record, region, words
 
 ID = f"{1:032x}"
 
@@ -39,6 +45,13 @@ def review(records: Records, verdict: Any = "right", label: str = "", **fields: 
 
 def labelled(records: Records, label: str) -> bool:
     return bool(records.inspections.page(Filters(label=label)).records)
+
+
+def labels_of(records: Records, number: int = 1) -> dict[int, str]:
+    """The labels that a filter finds an inspection by, by region."""
+    mine = sa.select(labels.c.region, labels.c.label).where(labels.c.inspection_id == f"{number:032x}")
+    with records.database.reading() as connection:
+        return {row.region: row.label for row in connection.execute(mine)}
 
 
 def test_a_label_makes_a_case_of_the_strongest_region(flawed: Records) -> None:
@@ -84,10 +97,87 @@ def test_right_without_a_label_leaves_the_case(flawed: Records) -> None:
 def test_a_person_s_label_goes_before_the_caption_s(flawed: Records) -> None:
     review(flawed, "right", "hole")
     flawed.caption(ID, caption("stain", "stain")).result(20)
-    assert labelled(flawed, "hole")
-    assert not labelled(flawed, "stain")
+    assert labels_of(flawed) == {0: "stain", 1: "hole", WHOLE_PICTURE: "hole"}  # of the other flaw nobody said anything
     review(flawed, "overkill")
-    assert not labelled(flawed, "hole")
+    assert labels_of(flawed) == {}
+
+
+def test_overkill_of_the_only_flaw_takes_the_picture_s_label_too(records: Records) -> None:
+    records.save([record(1, Decision.NOT_OK, caption=caption("scratch"))]).result(20)
+    review(records, "overkill", region=0)
+    assert not labelled(records, "scratch")
+
+
+def test_overkill_of_the_strongest_flaw_leaves_the_picture_the_next_one_s_label(flawed: Records) -> None:
+    flawed.caption(ID, caption("thread", "scratch")).result(20)
+    review(flawed, "overkill", region=1)
+    assert labels_of(flawed) == {0: "thread", WHOLE_PICTURE: "thread"}
+
+
+def test_words_that_come_after_a_review_without_a_label_are_found(records: Records) -> None:
+    records.save([record(1, Decision.NOT_OK)]).result(20)
+    review(records, "right")
+    records.caption(ID, caption("scratch")).result(20)
+    assert labels_of(records) == {0: "scratch", WHOLE_PICTURE: "scratch"}
+
+
+def test_words_that_come_after_overkill_are_not_found(records: Records) -> None:
+    records.save([record(1, Decision.NOT_OK)]).result(20)
+    review(records, "overkill")
+    records.caption(ID, caption("scratch")).result(20)
+    assert labels_of(records) == {}
+
+
+def test_a_verdict_that_holds_again_gives_back_the_caption_s_labels(flawed: Records) -> None:
+    before = labels_of(flawed)
+    review(flawed, "right", "hole")
+    review(flawed, "overkill")
+    assert labels_of(flawed) == {}
+    review(flawed, "right")
+    assert labels_of(flawed) == before == {0: "thread", 1: "thread", WHOLE_PICTURE: "thread"}
+
+
+def test_an_escape_is_not_found_by_the_caption_s_word_nor_a_part_that_is_ok_after_all_by_the_flaw_s(
+    records: Records,
+) -> None:
+    records.save([record(1, caption=Caption(words("normal")))]).result(20)
+    for verdict, label, found in (
+        ("escape", "", {}),
+        ("escape", "hole", {WHOLE_PICTURE: "hole"}),
+        ("right", "", {WHOLE_PICTURE: "normal"}),
+    ):
+        review(records, verdict, label)
+        assert labels_of(records) == found
+
+
+def test_words_and_a_review_that_two_services_write_at_once_are_both_heard(opened: Callable[[], Records]) -> None:
+    one, other = opened(), opened()
+    one.save([record(1, Decision.NOT_OK)]).result(20)
+    with one.database.writing() as connection:
+        ReviewWork(ID, Review("overkill", "Kim"), START)(connection)
+        worded = other.caption(ID, caption("scratch"))
+        wait([worded], timeout=0.3)
+    worded.result(20)
+    assert labels_of(one) == {}
+
+
+def test_whatever_people_say_a_filter_finds_the_labels_that_a_report_shows(records: Records) -> None:
+    right, two = Review("right", "Kim"), (region(0.3), region(0.5, x=90))
+    dismissing = (Review("overkill", "Kim"), Review("overkill", "Kim", region=0), Review("overkill", "Kim", region=1))
+    of_flaws = (right, Review("right", "Kim", "hole"), Review("right", "Kim", "cut", region=0), *dismissing)
+    of_none = (right, Review("escape", "Kim"), Review("escape", "Kim", "hole"), Review("overkill", "Kim"))
+    said = [*product(of_flaws, repeat=3), *product(of_none, repeat=3)]
+    flawed = {"decision": Decision.NOT_OK, "regions": two, "descriptors": None, "caption": caption("thread", "stain")}
+    unseen = {"decision": Decision.UNDECIDABLE}
+    made = [record(number, **(flawed if number < len(of_flaws) ** 3 else unseen)) for number in range(len(said))]
+    records.save(made).result(60)
+    with records.database.writing() as connection:
+        for item, each in ((item, each) for item, three in zip(made, said, strict=True) for each in three):
+            ReviewWork(item.id, each, START)(connection)
+    for row in gather_rows(records.database, Filters()):
+        number = int(row.id, 16)
+        shown = {flaw.label for flaw in known_flaws(row)} - {UNLABELLED}
+        assert set(labels_of(records, number).values()) == shown, said[number]
 
 
 @pytest.mark.parametrize("label", ["unknown", "Normal"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from service.bundle.store import EngineOptions, load_bundle
@@ -32,8 +34,10 @@ from service.training.product import _mask, _require_cells
 from service.training.recipes import recipe_named
 from service.training.runs import BuildSettings, remembered
 from service.training.select import Selection
+from service.training.teacher import import_teacher
 from service.training.train import Trainer
 from tests.contract.serving import running
+from tests.unit.training.test_teacher import published_sequential
 
 pytestmark = pytest.mark.slow
 
@@ -540,6 +544,29 @@ def test_evened_light_is_learned_served_and_remembered(
     )
     scores = [each.anomaly_map(picture).score for each in (bundle, as_is) for picture in (part(7, flaw=True), dark)]
     assert abs(scores[0] - scores[1]) < 0.5 * abs(scores[2] - scores[3])
+
+
+def test_published_weights_take_our_teachers_place(
+    settings: BuildSettings, data: Path, tmp_path: Path, float32_alone: None
+) -> None:
+    torch.manual_seed(5)
+    torch.save(published_sequential("small").state_dict(), tmp_path / "teacher_small.pth")
+    weights = import_teacher(tmp_path / "teacher_small.pth", "theirs", tmp_path / "teachers")
+    own = replace(
+        settings,
+        teacher="theirs",
+        teachers_dir=weights.parent,
+        models_dir=tmp_path / "models",
+        runs_dir=tmp_path / "runs",
+    )
+    folder = build(replace(own, global_map=False), lambda _: None)
+    told = verify(folder).manifest.teacher
+    assert (told.name, told.sha256) == ("theirs", hashlib.sha256(weights.read_bytes()).hexdigest())
+    with running(tmp_path / "models") as service:
+        flawed = (data / "test" / "hole" / "000.png").read_bytes()
+        answer = service.client.post("/detect", files={"image": ("a.png", flawed)})
+    assert (answer.status_code, answer.json()["model"]["name"]) == (200, "plate")
+    assert answer.json()["results"][0]["anomaly_score"] is not None
 
 
 def test_errors_are_one_line_and_exit_code_two(tmp_path: Path) -> None:
