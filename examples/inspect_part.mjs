@@ -33,7 +33,9 @@ async function inspect(picture, serial, lot, station) {
     if (answer?.status === 200) return (await answer.json()).results[0];
     if (answer && !AGAIN.has(answer.status)) {
       // wrong picture, key, parameter: the same request fails again
-      throw new Error(`${answer.status}: ${(await answer.json()).detail}`);
+      const said = await answer.text(); // a proxy in between may say it in HTML
+      const json = (answer.headers.get("Content-Type") ?? "").includes("json");
+      throw new Error(`${answer.status}: ${json ? JSON.parse(said).detail : said.slice(0, 200)}`);
     }
     await answer?.body?.cancel();
     const asked = Number(answer?.headers.get("Retry-After")) * 1000 || wait;

@@ -49,11 +49,17 @@ def inspect(picture: bytes, serial: str, lot: str, station: str) -> dict:
                 if answer.status_code == 200:
                     return answer.json()["results"][0]
                 if answer.status_code not in AGAIN:  # wrong picture, key, parameter: the same request fails again
-                    raise RuntimeError(f"{answer.status_code}: {answer.json()['detail']}")
+                    raise RuntimeError(f"{answer.status_code}: {told(answer)}")
                 wait_s = float(answer.headers.get("Retry-After", wait_s))
             # a little at random, so that the stations of a line do not all come back at the same moment
             time.sleep(min(wait_s * random.uniform(1, 1.3), max(0.0, give_up - time.monotonic())))
             wait_s = min(2 * wait_s, 8)
+
+
+def told(answer: requests.Response) -> str:
+    """What went wrong; a proxy in between may say it in HTML."""
+    is_json = "json" in answer.headers.get("Content-Type", "")
+    return answer.json()["detail"] if is_json else answer.text[:200]
 
 
 def main() -> int:

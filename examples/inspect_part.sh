@@ -10,12 +10,20 @@ answer=$(mktemp) && trap 'rm -f "$answer"' EXIT
 shot=$({ printf '%s\n%s\n' "$serial" "$station" && cat "$picture"; } | sha256sum | cut -d' ' -f1)
 
 # 408, 429, 5xx and broken connections are tried again, after Retry-After where the service says one, for 30 s in all.
-if ! curl --silent --show-error --fail-with-body --output "$answer" \
-  --retry 8 --retry-connrefused --retry-max-time 30 --max-time 15 \
-  ${INSPECT_KEY:+--header "Authorization: Bearer $INSPECT_KEY"} \
-  --header "Idempotency-Key: $shot" --header 'X-Deadline-Ms: 10000' \
-  --form "image=@\"$picture\"" --form-string serial="$serial" --form-string lot="$lot" --form-string station="$station" \
-  "$url/detect"; then
+give_up=$(($(date +%s) + 30))
+while :; do
+  curl --silent --show-error --fail-with-body --output "$answer" \
+    --retry 8 --retry-connrefused --retry-max-time $((give_up - $(date +%s))) --max-time 15 \
+    ${INSPECT_KEY:+--header "Authorization: Bearer $INSPECT_KEY"} \
+    --header "Idempotency-Key: $shot" --header 'X-Deadline-Ms: 10000' \
+    --form "image=@\"$picture\"" --form-string serial="$serial" --form-string lot="$lot" --form-string station="$station" \
+    "$url/detect"
+  code=$?
+  # 18, 52, 55, 56, 92: the connection broke, which curl alone does not try again
+  case $code in 18 | 52 | 55 | 56 | 92) [ "$(date +%s)" -lt $((give_up - 1)) ] && sleep 1 && continue ;; esac
+  break
+done
+if [ $code -ne 0 ]; then
   cat "$answer" >&2
   exit 1
 fi

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -140,11 +141,18 @@ def _read(file: Path) -> tuple[ApiKey, ...]:
 
 
 def _write(file: Path, keys: tuple[ApiKey, ...]) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    """In place of what was there, for whom it was: a service that runs as somebody else must be able to read it on."""
+    place = Path(os.path.realpath(file))  # where a link leads
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             json.dump({"keys": [asdict(key) for key in keys]}, stream, indent=1)
-        temporary.replace(file)
+            if place.exists() and os.name == "posix":
+                before = place.stat()
+                os.fchown(stream.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(stream.fileno(), stat.S_IMODE(before.st_mode))
+        temporary.replace(place)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise SettingsError(f"keys file {file} cannot be written: {error.strerror}") from error

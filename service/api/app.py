@@ -46,7 +46,7 @@ from service.captions.memory import Memory
 from service.captions.products import load_products
 from service.console.pages import make_router
 from service.decision.verdict import conformal_p_value
-from service.errors import FlawscribeError, RecordsFailure
+from service.errors import FlawscribeError, RecordsFailure, SettingsError
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.records.database import DatabaseAway
@@ -63,6 +63,7 @@ log = logging.getLogger("flawscribe.app")
 _HOUSEKEEPING_S = 3600
 _DRIFT_S = 60.0  # until drift is first judged, and then the shortest pause
 _FOLLOW_S = 2.0
+_SETTING = "a setting, or what it names, cannot be used; the service's log says which"
 _RECORDS_AWAY = "the records' database cannot be used at present; the service's log says why"
 _AGAIN_S = 3.0  # until a database that is away is asked again
 _DRIFT_WORDS = ("too few", "steady", "shifting", "drifted")
@@ -165,7 +166,9 @@ async def _load_default(state: ServiceState) -> None:
             return
         state.lifecycle.ready = True
     except FlawscribeError as error:
-        state.lifecycle.failure = state.without_folder(error.detail)
+        # a setting's fault names folders and addresses
+        told = _SETTING if isinstance(error, SettingsError) else state.without_folder(error.detail)
+        state.lifecycle.failure = told
         log.error("not ready: %s", error.detail)
     finally:
         opening.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ from service.records.reviews import ReviewOutcome
 from service.types import Decision
 
 log = logging.getLogger("flawscribe.records")
+_LEARN_S = 2.0  # the memory's others follow in as much
 router = APIRouter(tags=["records"])
 
 
@@ -86,15 +88,19 @@ class PartQuery(BaseModel):
     product: str | None = Field(None, description="Needed where several products have the serial.")
 
 
-@router.get("/inspections", summary="Recorded inspections, newest first")
-async def list_inspections(request: Request, query: Annotated[ListQuery, Query()]) -> schemas.InspectionPage:
+@router.get("/inspections", summary="Recorded inspections, newest first", response_model=schemas.InspectionPage)
+async def list_inspections(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
     """Filtered by product, lot, serial, station, verdict, label and time; go on with `cursor`."""
     state = require(request, "review")
     inspections = records_of(state).inspections
     waiting = set(state.pending)
-    page = await state.read(inspections.page, query.filters, cursor=query.cursor, limit=query.limit)
-    found = [_told(record, waiting) for record in page.records]
-    return schemas.InspectionPage(inspections=found, next_cursor=page.cursor)
+
+    def read() -> schemas.InspectionPage:
+        page = inspections.page(query.filters, cursor=query.cursor, limit=query.limit)
+        found = [_told(record, waiting) for record in page.records]
+        return schemas.InspectionPage(inspections=found, next_cursor=page.cursor)
+
+    return await _answered(state, read)
 
 
 @router.get(
@@ -115,13 +121,19 @@ async def list_as_table(request: Request, query: Annotated[FilterQuery, Query()]
 @router.get(
     "/inspections/{inspection_id}",
     summary="One inspection, with its words and reviews",
+    response_model=schemas.RecordedInspection,
     dependencies=[Depends(no_query)],
 )
-async def show_inspection(request: Request, inspection_id: str) -> schemas.RecordedInspection:
+async def show_inspection(request: Request, inspection_id: str) -> Response:
     """`status` is `pending` while words asked for by `Prefer: respond-async` are still to come."""
     state = require(request, "detect", "review")
-    waiting = set(state.pending)
-    return _told(await state.read(records_of(state).inspections.get, inspection_id), waiting)
+    waiting, inspections = set(state.pending), records_of(state).inspections
+    return await _answered(state, lambda: _told(inspections.get(inspection_id), waiting))
+
+
+async def _answered(state: ServiceState, read: Callable[[], BaseModel]) -> Response:
+    """What was read, as JSON: of many records that takes long enough to hold up the event loop."""
+    return Response(await state.read(lambda: read().model_dump_json()), media_type="application/json")
 
 
 _REVIEW_BODY = {"required": True, "content": {"application/json": {"schema": ReviewBody.model_json_schema()}}}
@@ -173,28 +185,39 @@ async def review(request: Request, inspection_id: str) -> Response:
 
 
 async def _learn(state: ServiceState) -> None:
-    """Let the memory know before the answer leaves; where that fails, it follows in seconds."""
+    """Let the memory know before the answer leaves; where that fails or takes long, it follows in seconds."""
     try:
         if state.follower is not None:
-            await state.read(state.follower.catch_up)
+            async with asyncio.timeout(_LEARN_S):
+                await state.read(state.follower.catch_up)
+    except TimeoutError:
+        log.warning("a review is stored and not learned yet: others read the records")
     except RecordsFailure as error:
         log.error("a review is stored and not learned yet: %s", error.detail)
 
 
-@router.get("/parts/{serial:path}", summary="One verdict for a part seen in several views or shots")
-async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Query()]) -> schemas.Part:
+@router.get(
+    "/parts/{serial:path}",
+    summary="One verdict for a part seen in several views or shots",
+    response_model=schemas.Part,
+)
+async def show_part(request: Request, serial: str, query: Annotated[PartQuery, Query()]) -> Response:
     """The worst of the latest shot of every view at every station; `after_review` is what people say of them."""
     state = require(request, "detect", "review")
-    waiting = set(state.pending)
-    part = await state.read(records_of(state).part, serial, query.product)
-    return schemas.Part(
-        serial=part.serial,
-        product=part.product,
-        verdict=part.verdict.value,
-        after_review=part.after_review.value,
-        shots=part.shots,
-        latest=[_told(record, waiting) for record in part.latest],
-    )
+    waiting, records = set(state.pending), records_of(state)
+
+    def read() -> schemas.Part:
+        part = records.part(serial, query.product)
+        return schemas.Part(
+            serial=part.serial,
+            product=part.product,
+            verdict=part.verdict.value,
+            after_review=part.after_review.value,
+            shots=part.shots,
+            latest=[_told(record, waiting) for record in part.latest],
+        )
+
+    return await _answered(state, read)
 
 
 def _told(record: Record, waiting: set[str]) -> schemas.RecordedInspection:

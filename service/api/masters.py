@@ -191,6 +191,8 @@ async def run_check(request: Request, name: str) -> CheckAnswer:
     if not masters:
         raise Conflict(f"{name} has no master parts; add some: POST /models/{name}/masters")
     model, results = await _judged(state, name, masters)
+    if not results:
+        raise Conflict(f"all master parts of {name} were taken away meanwhile")
     check = await asyncio.wrap_future(kept.save_check(model, results, state.caller(request)))
     await asyncio.to_thread(_show, state, name)
     return _check(state, check)
@@ -228,10 +230,12 @@ async def _judged(
     cannot be read: nothing was found out about the model, so that this is no failed check.
     """
     async with state.leased(name) as bundle:
-        return bundle.identity, [await _result(state, bundle, master) for master in masters]
+        judged = [await _result(state, bundle, master) for master in masters]
+        return bundle.identity, [each for each in judged if each is not None]
 
 
-async def _result(state: ServiceState, bundle: Bundle, master: Master) -> MasterResult:
+async def _result(state: ServiceState, bundle: Bundle, master: Master) -> MasterResult | None:
+    """None for a part that was taken away meanwhile."""
     verdict, score, failure = None, None, None
     try:
         judged = (await _inspected(state, bundle, master)).verdict
@@ -243,6 +247,9 @@ async def _result(state: ServiceState, bundle: Bundle, master: Master) -> Master
         state.metrics.rejected.labels("overload" if isinstance(error, Overloaded) else "deadline").inc()
         raise
     except FlawscribeError as error:
+        there = await state.read(records_of(state).masters.all, master.model_name)
+        if master.id not in {each.id for each in there}:
+            return None
         failure = error.detail
     return MasterResult(master.id, master.name, master.expected, verdict, score, error=failure)
 

@@ -119,7 +119,7 @@ async def read_pictures(
         if media_type == "application/json":  # tens of megabytes of base64 would hold up the event loop
             document = await asyncio.to_thread(_document, body)
             context = _taken_context(document) if with_context else ""
-            pictures = await asyncio.to_thread(_from_json, document, request)
+            pictures = await asyncio.to_thread(_from_json, document, request, limits)
         else:
             pictures = [_single(request, media_type, body, limits)]
     if not pictures:
@@ -241,7 +241,9 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _from_json(document: dict[str, Any], request: Request) -> list[Picture | FlawscribeError]:
+def _from_json(document: dict[str, Any], request: Request, limits: BodyLimits) -> list[Picture | FlawscribeError]:
+    if len(document["images"]) > limits.max_images:  # before anything is made of them: a body has room for millions
+        raise _too_many(limits)
     if unknown := set(document) - {"images", "metadata"}:
         raise BadRequest(f"unknown JSON fields: {', '.join(sorted(map(str, unknown)))}; known are images, metadata")
     given = document.get("metadata")

@@ -14,7 +14,7 @@ from service.bundle.folder import next_version, write_bundle
 from service.bundle.load import EngineOptions, load_bundle
 from service.bundle.manifest import Form, FormName, Manifest, ThresholdRule
 from service.bundle.verify import VerifiedFolder, verify
-from service.errors import BadRequest, NoSuchRecord, TooLarge, UnreadableImage
+from service.errors import BadRequest, NoSuchRecord, RecordsFailure, TooLarge, UnreadableImage
 from service.records.good_parts import GoodParts
 
 LEAST_PARTS = 20  # fewer good parts tell less of their scores than any training does
@@ -97,7 +97,7 @@ def rescored(
             continue
         try:
             found[picture.sha256] = bundle.anomaly_map_of_file(kept(picture.sha256), max_pixels).score
-        except (NoSuchRecord, UnreadableImage, TooLarge):
+        except (NoSuchRecord, RecordsFailure, UnreadableImage, TooLarge):
             lost.add(picture.part)
     whole = [picture for picture in good.pictures if picture.part not in lost]
     pictures = tuple(replace(picture, score=found[picture.sha256]) for picture in whole)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.commands.outputs import require_folder
+from service.commands.recorded import keeps_choice, written
 from service.commands.train import require_torch
 
 
@@ -23,8 +24,11 @@ def export(run: Annotated[Path, typer.Argument(help="A run's folder, runs/NAME."
 
     settings = remembered(run)
     require_folder(settings.models_dir / settings.name)
+    further = keeps_choice(settings.models_dir, settings.name)
     folder = build(settings, lambda text: typer.echo(text, err=True), obtain=Trainer.best_so_far)
     typer.echo(f"{folder} written; look at {folder}/report.html")
+    if further:
+        typer.echo(written(folder))
 
 
 def register(app: typer.Typer) -> None:

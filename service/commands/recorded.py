@@ -72,6 +72,16 @@ def recorded(name: str, version: int | None) -> Iterator[Recorded]:
         database.close()
 
 
+def keeps_choice(models_dir: Path, name: str) -> bool:
+    """Whether the model has versions: then the one that answers goes on answering, also over a restart, when a further one is
+    written, until a person says otherwise. Raises BundleRefused when the models folder cannot be written."""
+    store = Store(models_dir, EngineOptions())
+    further = name in store.names()
+    if further:
+        store.keep_choice(name)
+    return further
+
+
 def written(folder: Path) -> str:
     """What to tell of a version that was written."""
     name = folder.parent.name

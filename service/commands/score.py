@@ -68,6 +68,10 @@ def score(
     if out is not None:
         require_file(out / f"scores.{format}", makes_folder=True)
         if overlays:
+            if folder.resolve() in (out / "overlays").resolve().parents:
+                raise BadRequest(
+                    f"{out} lies in {folder}: its overlays would be taken for pictures the next time; take another --out"
+                )
             require_folder(out / "overlays")
     settings = load_settings()
     judging = _judge(files, _load(bundle, model, settings), settings)

@@ -43,7 +43,10 @@ def list_all(directory: Annotated[Path, typer.Option(help="Folder of teachers.")
 
     Example: flawscribe teacher list
     """
-    for file in sorted(directory.glob("*.safetensors")):
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        typer.echo(f"no teacher in {directory.resolve()}", err=True)
+    for file in files:
         typer.echo(file.stem)
 
 

@@ -16,6 +16,7 @@ from service.background import NICEST, step_behind
 from service.bundle.manifest import AUTO, NAME_PATTERN
 from service.commands.counting import count
 from service.commands.outputs import require_folder, writable_in_new_folder
+from service.commands.recorded import keeps_choice, written
 from service.errors import BadRequest, FlawscribeError
 from service.settings import load_settings
 from service.trainings.order import RESERVED
@@ -133,8 +134,10 @@ def train(
             f"not {RESERVED!r}"
         )
     require_torch()
+    from service.training.recipes import recipe_named  # noqa: PLC0415
     from service.training.runs import BuildSettings  # noqa: PLC0415 - torch is loaded only here
 
+    recipe_named(recipe, 1)  # raises BadRequest for an unknown one
     if not 0 < false_reject_rate < 0.5:
         raise BadRequest(f"--false-reject-rate {false_reject_rate}: must lie between 0 and 0.5")
     if min_flaw_mm is not None:
@@ -164,8 +167,11 @@ def train(
         seed=seed,
     )
     started = time.monotonic()
+    further = keeps_choice(settings.models_dir, name)
     folder = _build(settings) if progress is None else _build_watched(settings, ProgressFile(progress))
     typer.echo(f"{folder} written in {(time.monotonic() - started) / 60:.1f} minutes; look at {folder}/report.html")
+    if further:
+        typer.echo(written(folder))
 
 
 def _build(settings: BuildSettings) -> Path:

@@ -222,8 +222,17 @@ class Shadows:
         """Another version was put in service: what the candidate was compared with is gone."""
         shadow = self._of(model_name)
         if records is not None and shadow is not None and shadow.standing.run.active_version != version:
-            with contextlib.suppress(Conflict):
+            try:
                 self.stop(records, model_name, f"version {version} was put in service")
+            except Conflict:
+                pass
+            except (
+                FlawscribeError
+            ) as error:  # the version is in service all the same; the next start writes the run off
+                log.error(
+                    "a run in shadow of %s has ended, and its record says that it runs: %s", model_name, error.detail
+                )
+                shadow.end()
 
     def offer(self, picture: Picture, inspection: Inspection) -> None:
         """A picture that was judged by a model's own thresholds, and recorded. Never blocks, never raises."""

@@ -58,7 +58,7 @@ from service.training.forms import (
 )
 from service.training.layout import choose_layout
 from service.training.logical import without_idle_autoencoder
-from service.training.neighbours import choose_teacher, is_better_lit
+from service.training.neighbours import choose_teacher, is_better_lit, small_teachers
 from service.training.network import Detector
 from service.training.penalty import PenaltyImages
 from service.training.product import Picture, Product, product_of
@@ -100,7 +100,8 @@ def build(
     """
     started = time.monotonic()
     splits = split_folder(settings.data, settings.group_by, settings.seed)
-    teacher = None if settings.teacher == AUTO else load_teacher(settings.teacher, settings.teachers_dir)
+    recipe = _recipe(settings, len(splits.train))
+    teacher = _teacher(settings)
     product = product_of(settings, splits)
     splits = replace(splits, notes=(*splits.notes, *product.notes(splits.images)))
     _announce(splits, product, say)
@@ -114,11 +115,6 @@ def build(
         list(islice(loaded, len(images))) for images in (splits.train, splits.validation, splits.calibration)
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = recipe_named(settings.recipe, len(pictures))
-    if settings.steps is not None:
-        recipe = replace(recipe, steps=settings.steps)
-    if settings.penalty is not None:
-        recipe = replace(recipe, penalty_batch=max(1, recipe.penalty_batch))
     teacher, product, judge = _suited(settings, teacher, product, pictures, held_out, device, say)
     # a file stays as it was given: by its name alone `flawscribe export` would not find it
     chosen = teacher.name if settings.teacher == AUTO else settings.teacher
@@ -253,6 +249,24 @@ def _suited(
     if not is_better_lit(teacher.network.to(device), pictures, as_is, even, say):
         return teacher, product, judged
     return teacher, evened, _judge(settings, evened, held_out)
+
+
+def _recipe(settings: BuildSettings, images: int) -> Recipe:
+    """The recipe asked for, of so many training pictures. Raises BadRequest for an unknown name."""
+    recipe = recipe_named(settings.recipe, images)
+    if settings.steps is not None:
+        recipe = replace(recipe, steps=settings.steps)
+    if settings.penalty is not None:
+        recipe = replace(recipe, penalty_batch=max(1, recipe.penalty_batch))
+    return recipe
+
+
+def _teacher(settings: BuildSettings) -> Teacher | None:
+    """The one that was named; None where it is to be chosen. Raises BadRequest where there is none, or none to choose from."""
+    if settings.teacher != AUTO:
+        return load_teacher(settings.teacher, settings.teachers_dir)
+    small_teachers(settings.teachers_dir)
+    return None
 
 
 def _finished(

@@ -76,6 +76,18 @@ class Bank:
         return np.asarray((nearest + query.square().sum(dim=1)).reshape(height, width).numpy(), np.float32)
 
 
+def small_teachers(directory: Path) -> list[Teacher]:
+    """The teachers to choose from. Raises BadRequest when there is none."""
+    found = [load_teacher(file.stem, directory) for file in sorted(directory.glob("*.safetensors"))]
+    teachers = [teacher for teacher in found if teacher.size == "small"]
+    if not teachers:
+        raise BadRequest(
+            f"no small teacher in {directory}; `flawscribe teacher import FILE` takes published weights, "
+            "`flawscribe teacher pretrain` trains one"
+        )
+    return teachers
+
+
 def choose_teacher(
     directory: Path,
     pictures: Sequence[NDArray[np.uint8]],
@@ -90,13 +102,7 @@ def choose_teacher(
 
     Raises BadRequest when there is no small teacher.
     """
-    found = [load_teacher(file.stem, directory) for file in sorted(directory.glob("*.safetensors"))]
-    teachers = [teacher for teacher in found if teacher.size == "small"]
-    if not teachers:
-        raise BadRequest(
-            f"no small teacher in {directory}; `flawscribe teacher import FILE` takes published weights, "
-            "`flawscribe teacher pretrain` trains one"
-        )
+    teachers = small_teachers(directory)
     teachers.sort(key=lambda teacher: teacher.name != PREFERRED)
     if len(teachers) == 1:
         return teachers[0]

@@ -116,11 +116,15 @@ def test_a_file_that_is_not_there_is_said(client: Client, service: Service, tmp_
     assert "absent.png" in done.stderr
 
 
-def test_a_service_that_is_busy_is_asked_again(client: Client, tmp_path: Path) -> None:
-    """Once 429 with a Retry-After, then the verdict; both times by the same key."""
+BUSY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("first", [BUSY, b""], ids=["busy", "breaks"])
+def test_a_service_that_is_busy_or_breaks_off_is_asked_again(client: Client, tmp_path: Path, first: bytes) -> None:
+    """Once 429 with a Retry-After, or no answer at all, then the verdict; both times by the same key."""
     verdict = b'{"results":[{"id":"abc","verdict":"review","anomaly_score":0.4,"threshold":0.5}]}'
     answers = [
-        b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+        first,
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(verdict), verdict),
     ]

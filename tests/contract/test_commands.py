@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from service.bundle.load import Bundle, EngineOptions, load_bundle
+from service.bundle.store import Store
 from service.cli import command_line
 from service.commands.outputs import require_file, require_folder
 from service.errors import BadRequest, NotReady, SettingsError
@@ -106,6 +107,8 @@ def test_score_of_nothing_that_can_be_read_ends_with_1_and_its_names_are_no_form
 def test_score_refuses_what_it_cannot_do(bundle: Path, photos: Path, tmp_path: Path) -> None:
     refused(flawscribe("score", tmp_path, "--bundle", bundle), "no picture")
     refused(flawscribe("score", photos, "--bundle", bundle, "--overlays"), "--out")
+    within = flawscribe("score", photos, "--bundle", bundle, "--overlays", "--out", photos / "scored")
+    refused(within, "would be taken for pictures the next time")
     refused(flawscribe("score", photos, "--model", "x", FLAWSCRIBE_MODELS_DIR=str(bundle.parents[1])), "no model 'x'")
 
 
@@ -176,6 +179,27 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert flawscribe("key", "revoke", "--keys-file", file, key_id).returncode == 0
     assert flawscribe("key", "list", "--keys-file", file).stdout == ""
     refused(flawscribe("key", "create", "--keys-file", file, "--scope", "root"), "unknown scope root")
+
+
+def test_a_keys_file_stays_whose_it_was(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.json", tmp_path / "keys.json"
+    link.symlink_to(real)
+    for note in ("first", "second"):
+        assert flawscribe("key", "create", "--keys-file", link, "--scope", "detect", "--note", note).returncode == 0
+        if note == "first":
+            assert real.stat().st_mode & 0o777 == 0o600
+            real.chmod(0o640)
+            if os.geteuid() == 0:
+                os.chown(real, 12345, 23456)
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert (real.stat().st_uid, real.stat().st_gid) == (
+        (12345, 23456) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    )
+    assert [line.split()[-1] for line in flawscribe("key", "list", "--keys-file", link).stdout.splitlines()] == [
+        "first",
+        "second",
+    ]
 
 
 def test_the_keys_file_is_the_one_that_the_service_is_set_up_with(tmp_path: Path) -> None:
@@ -315,6 +339,44 @@ def test_a_length_that_is_none_is_refused_before_the_training(option: str, value
         assert error.exception.detail.startswith(f"{option} must be above 0 and finite, not ")
     else:  # below what the option takes
         assert option in error.output
+
+
+def test_a_recipe_that_is_none_is_refused_before_the_training() -> None:
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    assert refusal("train", "--data", "none", "--name", "x", "--recipe", "papper") == (
+        "no recipe 'papper'; there are: default, paper, matlab"
+    )
+
+
+@pytest.mark.parametrize(("there", "chosen"), [((), None), ((1,), 1), ((1, 3), 3)])
+def test_a_further_version_of_the_command_line_waits_for_a_person(
+    there: tuple[int, ...], chosen: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    from service.training.runs import BuildSettings
+
+    for version in there:
+        write_bundle(tmp_path, "probe", version)
+
+    def build(settings: BuildSettings, *_: object) -> Path:
+        return write_bundle(settings.models_dir, settings.name, max(there, default=0) + 1)
+
+    monkeypatch.setattr("service.training.build.build", build)
+    words = [
+        "train",
+        "--data",
+        "none",
+        "--name",
+        "probe",
+        "--models-dir",
+        str(tmp_path),
+        "--runs-dir",
+        str(tmp_path / "r"),
+    ]
+    done = CliRunner().invoke(command_line(), words)
+    store = Store(tmp_path, EngineOptions())  # as after a restart
+    assert store.active_version("probe") == (chosen or 1)  # the first one answers at once
+    assert ("put it in service" in done.output) == bool(there)
 
 
 @pytest.mark.parametrize("rate", ["0", "0.5", "-0.1", "1", "nan"])

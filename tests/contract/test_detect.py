@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.api import wire
 from tests.contract.serving import Service, wait_until
 from tests.networks import grey_picture, png
 
@@ -244,7 +245,7 @@ def problem(response: Any, status: int) -> str:
     return str(body["detail"])
 
 
-def test_problems(service: Service) -> None:
+def test_problems(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     post = service.client.post
     image = {"image": ("a.png", GOOD)}
     assert "formats read here" in problem(post("/detect", files={"image": ("a", b"junk")}), 400)
@@ -264,6 +265,10 @@ def test_problems(service: Service) -> None:
     assert "no picture" in problem(post("/detect", files={"other": (None, "text")}), 400)
     assert "not JSON" in problem(post("/detect", content=b"{", headers={"content-type": "application/json"}), 400)
     assert "base64" in problem(post("/detect", json={"images": [{"data": "%%%"}]}), 400)
+    monkeypatch.setattr(wire, "_from_base64", None)  # nothing is made of pictures that are too many
+    too_many = problem(post("/detect", json={"images": [0] * 1000}), 413)
+    monkeypatch.undo()
+    assert "more than" in too_many
     own = {"data": base64.b64encode(BAD).decode(), "metadata": {"serial": "A1"}}
     assert "metadata stands beside images" in problem(post("/detect", json={"images": [own]}), 400)
     for kind in ("true", "null", "[1]", "NaN", "1e999"):

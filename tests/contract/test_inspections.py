@@ -26,6 +26,7 @@ import pytest
 from PIL import Image
 
 from service.api import app, recording
+from service.api import inspections as inspections_module
 from service.api.access import create_key
 from service.api.app import watch_drift
 from service.errors import RecordsFailure
@@ -400,6 +401,44 @@ def test_slow_looks_into_the_records_hold_up_no_detection(service: Service, monk
     assert {look.result().status_code for look in looks} == {503}
 
 
+def test_many_records_are_told_away_from_the_event_loop(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = inspections_module._told
+    where: set[str] = set()
+
+    def noted(*asked: Any) -> Any:
+        where.add(threading.current_thread().name.rpartition("_")[0])
+        return told(*asked)
+
+    seen = detect(service, headers={"x-meta-serial": "S1"})
+    monkeypatch.setattr(inspections_module, "_told", noted)
+    for path in ("/inspections", f"/inspections/{seen['id']}", "/parts/S1"):
+        assert service.client.get(path).status_code == 200
+    assert where == {"flawscribe-reads"}
+
+
+def test_a_review_is_answered_though_others_read_the_records(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspections_module, "_LEARN_S", 0.1)
+    seen = detect(service)
+    opened = threading.Event()
+    held = [service.state.readers.submit(opened.wait, 60) for _ in range(16)]
+    try:
+        said = {"verdict": "right", "label": "ink"}
+        assert service.client.post(f"/inspections/{seen['id']}/review", json=said).status_code == 201
+        assert not any(each.done() for each in held)
+    finally:
+        opened.set()
+
+
+def test_what_cannot_be_set_up_is_told_in_the_log_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_bundle(tmp_path / "models", "probe", 1)
+    (tmp_path / "secret-place").write_bytes(b"no folder")
+    with running(tmp_path / "models", records_dir=tmp_path / "secret-place", ready=False) as service:
+        told = service.client.get("/readyz")
+        assert (told.status_code, "secret-place" in told.text) == (503, False)
+        assert "the service's log says which" in told.json()["detail"]
+    assert "secret-place" in caplog.text
+
+
 def test_housekeeping_goes_on_whatever_a_disk_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[int] = []
 
@@ -575,7 +614,7 @@ def test_a_database_that_goes_away_while_it_is_read_at_start_is_asked_again(
     monkeypatch.setattr(app, "_AGAIN_S", 0.05)
     with running(tmp_path, ready=False) as service:
         told = service.client.get("/readyz")
-        assert (told.status_code, "closed the connection" in told.text) == (503, True)
+        assert (told.status_code, "database cannot be used" in told.text) == (503, True)
         wait_until(lambda: len(closed) > 1)
         assert service.state.records is None
         away.set()

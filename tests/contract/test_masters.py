@@ -257,6 +257,20 @@ def test_a_check_that_a_drain_meets_is_refused_and_not_failed(narrow: Service) -
     assert refusal_of_check(narrow).status_code == 503
 
 
+def test_a_part_that_is_taken_away_during_a_check_is_left_out(narrow: Service) -> None:
+    (other,) = add(narrow, png(grey_picture()), expected="ok").json()
+    inspect = narrow.state.inspector.inspect
+
+    async def taking(*told: Any, **named: Any) -> Any:
+        await asyncio.to_thread(narrow.state.records.masters.remove("probe", other["id"]).result, 20)
+        narrow.state.inspector.inspect = inspect  # type: ignore[method-assign]
+        return await inspect(*told, **named)
+
+    narrow.state.inspector.inspect = taking  # type: ignore[method-assign]
+    check = narrow.client.post("/models/probe/checks").json()
+    assert (check["passed"], [each["name"] for each in check["results"]]) == (True, ["not ok"])
+
+
 @pytest.mark.parametrize("error", [UnreadableImage("it ends too early"), NetworkFailure("no memory")])
 def test_a_part_that_the_model_cannot_judge_fails_the_check(narrow: Service, error: FlawscribeError) -> None:
     failing_with(narrow, error)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import RecordsBusy
+from service.errors import RecordsBusy, RecordsFailure
 from tests.contract.serving import Service, running, wait_until
 from tests.networks import grey_picture, png, write_bundle
 
@@ -157,6 +157,23 @@ def test_a_stop_that_could_not_be_written_can_be_repeated(service: Service, monk
     assert service.client.delete("/models/probe/shadow").status_code < 300
     assert shadow(service)["state"] == "stopped"
     assert kept.running() == ()
+
+
+def test_a_version_comes_into_service_though_its_candidates_end_cannot_be_written(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert start(service, 2).status_code == 201
+    assert service.state.records is not None
+
+    def away(*_: Any) -> Any:
+        raise RecordsFailure("the database is away")
+
+    monkeypatch.setattr(type(service.state.records.shadows), "stop", away)
+    assert service.client.post("/models/probe/activate", json={"version": 2}).status_code == 200
+    assert "its record says that it runs" in caplog.text
+    running_shadow = service.state.shadows._shadow
+    assert running_shadow is not None
+    assert running_shadow._child.poll() is not None  # it compared with a version that is gone
 
 
 def test_a_run_beside_a_version_that_is_not_in_service_any_more_is_not_gone_on_with(place: dict[str, Any]) -> None:

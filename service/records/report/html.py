@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from service.errors import NoSuchRecord
+from service.errors import NoSuchRecord, RecordsFailure
 from service.records.report.charts import control_chart, pareto_chart, trend_chart
 from service.records.report.data import ControlChart, Counts, ReportData, TopFlaw
 from service.records.report.pictures import flaw_jpeg
@@ -109,7 +109,7 @@ def _picture(top: TopFlaw, fetch: FetchPicture) -> str | None:
         return None
     try:
         shown = flaw_jpeg(fetch(top.sha256), top.flaw.box)
-    except NoSuchRecord:  # removed by retention since
+    except (NoSuchRecord, RecordsFailure):  # removed by retention since, or it cannot be read: the figures stand
         return None
     return None if shown is None else f"data:image/jpeg;base64,{base64.b64encode(shown).decode()}"
 

@@ -13,7 +13,7 @@ from service.bundle import recalibrate
 from service.bundle.conformal import limits
 from service.bundle.recalibrate import LEAST_PARTS, recalibrated, rescored, with_threshold
 from service.bundle.store import EngineOptions, Store, load_bundle
-from service.errors import BadRequest, BundleRefused, NoSuchRecord, NotReady
+from service.errors import BadRequest, BundleRefused, NoSuchRecord, NotReady, RecordsFailure
 from service.records.good_parts import GoodParts, GoodPicture
 from tests.networks import grey_picture, png, write_bundle
 
@@ -152,16 +152,20 @@ def test_kept_pictures_are_scored_by_a_form_that_has_not_judged_them(tmp_path: P
     kept = {"light": png(grey_picture(level=204)), "dark": png(grey_picture(level=153)), "raw": b"no picture file"}
 
     def fetch(sha256: str) -> bytes:
+        if sha256 == "torn":
+            raise RecordsFailure("the picture could not be read: Input/output error")
         if sha256 not in kept:
             raise NoSuchRecord(sha256)
         return kept[sha256]
 
-    parts = shots(("A", "light"), ("A", "dark"), ("B", "light"), ("C", "light"), ("C", "gone"), ("D", "raw"))
+    parts = shots(
+        ("A", "light"), ("A", "dark"), ("B", "light"), ("C", "light"), ("C", "gone"), ("D", "raw"), ("E", "torn")
+    )
     found = rescored(folder, "int8", parts, fetch, 10**6)
     assert [(picture.part, picture.sha256) for picture in found.pictures] == [
         ("A", "light"),
         ("A", "dark"),
-        ("B", "light"),  # C and D are left out whole: their highest scores are unknown
+        ("B", "light"),  # C, D and E are left out whole: their highest scores are unknown
     ]
     assert [picture.score for picture in found.pictures] == pytest.approx([0.1, 0.2, 0.1], abs=1e-5)
     assert found.rescored

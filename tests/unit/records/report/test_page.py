@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.errors import RecordsFailure
 from service.records.report.charts import control_chart, pareto_chart, trend_chart
 from service.records.report.data import Flaw, InspectionRow, Review
 from service.records.report.flaws import reviewed
@@ -56,6 +57,15 @@ class Page(HTMLParser):
 def page_of(rows: list[InspectionRow], picture: bytes | None = None, summary: str | None = None) -> str:
     fetch = no_picture if picture is None else lambda sha256: picture
     return report_html(summarise(rows, DAY), fetch, summary)
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_of_the_page() -> None:
+    def torn(sha256: str) -> bytes:
+        raise RecordsFailure("the picture could not be read: Input/output error")
+
+    page = Page(report_html(summarise(a_day(), DAY), torn, None))
+    assert page.named("img") == []
+    assert page.words == Page(page_of(a_day())).words  # the figures stand
 
 
 @pytest.mark.parametrize(
