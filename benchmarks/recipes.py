@@ -114,8 +114,8 @@ class Reader:
     """The test images' maps of one detector, read in several ways."""
 
     def __init__(self, material: Material, detector: Detector, chooser: Selection) -> None:
-        self.painted = round(chooser.score(detector), 4)  # which also sets the quantiles
-        self.chooser, self.detector, self.material = chooser, detector, material
+        self.painted = round(chooser.score(detector), 4)  # which also sets the quantiles, and the scale at the border
+        self.local, self.detector, self.material = chooser.local, detector, material
         self.flawed = np.array([image.defect != "good" for image in material.tests])
         self.maps: list[tuple[WindowMaps, TilePlan]] = []
         for image in material.tests:
@@ -141,7 +141,7 @@ class Reader:
         return round(auroc(np.array([self._map(maps, plan).score for maps, plan in taken]), self.flawed), 4)
 
     def _map(self, maps: WindowMaps, plan: TilePlan) -> AnomalyMap:
-        return picture_map(maps, plan, self.material.min_flaw_px, None, self.chooser.local)
+        return picture_map(maps, plan, self.material.min_flaw_px, None, self.local)
 
 
 CHANGES: dict[str, Row] = {
@@ -283,7 +283,7 @@ def main() -> None:
     kind = "curve" if options.curve else "ablations"
     for name in options.sets:
         mine = [row for row in kept_rows().get(kind, []) if row["set"] == name]
-        done = {row.get("variant") for row in mine}
+        done = {row.get("variant") for row in mine if row["steps"] == options.steps}
         with tempfile.TemporaryDirectory() as place:
             ready, folder = Material(name, Path(place)), Path(place)
             found = (

@@ -100,8 +100,11 @@ def files_of(name: str, most: int, rng: np.random.Generator) -> tuple[list[Path]
         of_kind = [item for item in test if item[0] == kind]
         limit = most if kind == "good" else most // 2
         chosen += [of_kind[int(index)] for index in sorted(rng.permutation(len(of_kind))[:limit])]
-    order = rng.permutation(len(train))
-    return [train[int(index)] for index in order], [(k, p, m if m.exists() else None) for k, p, m in chosen]
+    # all shots of a tile together: what is held out must not have been seen in another light
+    parts = sorted({_part(path) for path in train})
+    place = {parts[int(index)]: number for number, index in enumerate(rng.permutation(len(parts)))}
+    train = sorted(train, key=lambda path: (place[_part(path)], path))
+    return train, [(k, p, m if m.exists() else None) for k, p, m in chosen]
 
 
 @functools.cache
@@ -111,6 +114,18 @@ def _generated(kind: str) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_dataset(kind, folder, good=60, seed=77, flawed=12)
     return folder
+
+
+@functools.cache
+def _tiles() -> dict[str, str]:
+    """Of each file of magnetic_tile its tile."""
+    with (DATASETS / "magnetic_tile" / "split.csv").open() as lines:
+        return {row["file"]: row["tile"] for row in csv.DictReader(lines)}
+
+
+def _part(path: Path) -> str:
+    """Which part a picture shows: one tile was shot in several exposures."""
+    return _tiles()[path.name] if "magnetic_tile" in path.parts else str(path)
 
 
 def read(path: Path, mask_file: Path | None, flaw: str, recipe: PrepareRecipe) -> Picture:
@@ -132,7 +147,9 @@ def pictures_of(name: str, part: str, most: int, seed: int) -> tuple[list[Pictur
     recipe = _RECIPES.get(name, _OBJECT)
     train, test = files_of(name, most, rng)
     held_out = train[: max(8, min(most // 2, len(train) // 4))]
-    normals = [read(path, None, "good", recipe) for path in train[len(held_out) :][:most]]
+    shown = {_part(path) for path in held_out}
+    others = [path for path in train[len(held_out) :] if _part(path) not in shown]
+    normals = [read(path, None, "good", recipe) for path in others[:most]]
     if part == "test":
         return normals, [read(path, mask, flaw, recipe) for flaw, path, mask in test]
     clean = [read(path, None, "good", recipe) for path in held_out]

@@ -146,7 +146,10 @@ async def _words(
 ) -> Captions:
     if state.captioner is None:
         raise NotReady("the records are being opened", retry_after=1)
-    site = Site(bundle.manifest.mm_per_pixel, bundle.manifest.teacher.sha256, bundle.references)
+    # whoever asks vouches for the picture sent, by its product, and not for those that the model carries
+    own = state.captioner.products.cards.get(bundle.manifest.name)
+    references = () if own is not None and not own.may_leave else bundle.references
+    site = Site(bundle.manifest.mm_per_pixel, bundle.manifest.teacher.sha256, references)
     product = product_of(inspection)
     captions = await state.captioner.classify(inspection, site, product=product, context=context, deadline=deadline)
     for each in captions.regions:

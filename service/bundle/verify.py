@@ -60,6 +60,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _picture_faults(manifest: Manifest, files: dict[str, bytes]) -> Iterator[str]:
     promised = [golden.file for golden in manifest.golden]
+    promised += [*manifest.references, *(name for name in ("reference.png",) if name in manifest.files)]
     promised += [name for name, there in (("roi.png", manifest.roi), (LAYOUT_FILE, manifest.layout)) if there]
     for name in promised:
         if name not in manifest.files:

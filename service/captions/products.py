@@ -5,6 +5,7 @@ One YAML file a product, `<products_dir>/<product>.yaml`, read once: a client's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,11 @@ class ProductCard(_Model):
         return next((flaw for flaw in self.flaws if flaw.label == label), None)
 
 
+def folded(label: str) -> str:
+    """What two spellings of one label have in common: case, and what stands between words, are left out."""
+    return " ".join(re.split(r"[\s_-]+", label.casefold().strip(" .")))
+
+
 @dataclass(frozen=True, slots=True)
 class Taxonomy:
     """The labels that answers may use, with what each means ("" for one accepted by a review); `unknown` is the last."""
@@ -145,11 +151,11 @@ class Taxonomy:
 def taxonomy(card: ProductCard, accepted: Iterable[str] = ()) -> Taxonomy:
     """The card's labels, then those that a person's review has `accepted` for this product, then `unknown`."""
     words = {flaw.label: flaw.words for flaw in card.flaws}
-    taken = {label.casefold() for label in words} | RESERVED
+    taken = {folded(label) for label in words} | RESERVED
     for label in accepted:
-        if label.casefold() not in taken:
+        if folded(label) not in taken:
             words[label] = ""
-            taken.add(label.casefold())
+            taken.add(folded(label))
     return Taxonomy({**words, UNKNOWN: "none of these, or it cannot be told"})
 
 

@@ -128,7 +128,8 @@ class Prompts:
         shown = task.pictures
         pictures = (shown.boxed, *shown.composites, shown.reference, shown.reference_composite)
         hashes = [hashlib.sha256(picture.data).hexdigest() if picture else "" for picture in pictures]
-        told = (model, self.version(task.profile), hashes, sorted(self._values(task).items()))
+        # an answer has an entry for each region, also for those that are not shown
+        told = (model, self.version(task.profile), len(task.regions), hashes, sorted(self._values(task).items()))
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
     def _profile(self, name: str) -> PromptProfile:

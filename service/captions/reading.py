@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from service.captions.answer import Cause, LlmCaption, LlmUnavailable, Reason
 from service.captions.answer_form import WireCause, WireEntry, by_region, parse_answer
 from service.captions.language import Languages
-from service.captions.products import UNKNOWN
+from service.captions.products import UNKNOWN, folded
 from service.captions.prompt import LlmTask
 from service.captions.rules import MOST_WORDS
 from service.types import Severity
@@ -104,31 +104,31 @@ def _caption(entry: WireEntry | None, place: str, task: LlmTask, found: _Finding
     if entry is None or not description:
         return None
     label = _plain(entry.label, _MOST_LABEL) or UNKNOWN
-    if _folded(label) in _NORMAL_LABELS or _SAYS_NORMAL.search(description.casefold()):
+    if folded(label) in _NORMAL_LABELS or _SAYS_NORMAL.search(description.casefold()):
         # the detector's verdict stands, and "normal" means no region
         found.flags.append(f"{Reason.CONTRADICTS_VERDICT.value}:{place}")
         return None
     if len(description.split()) > MOST_WORDS or len(description) > _MOST_CHARACTERS:
         found.flags.append(f"description_cut:{place}")
         found.complaint = f"a description has more than {MOST_WORDS} words"
-    known = {_folded(item.label): item.label for item in task.taxonomy} | {UNKNOWN: UNKNOWN}
+    known = {folded(item.label): item.label for item in task.taxonomy} | {UNKNOWN: UNKNOWN}
     return LlmCaption(
-        label=known.get(_folded(label), label.lower()),
+        label=known.get(folded(label), label.lower()),
         description=cut_words(description),
         severity=_severity(entry.severity, place, found),
         causes=_causes(entry.causes or (), place, task, found),
         action=_plain(entry.action),
         confidence=_confidence(entry.confidence, place, found),
-        is_new_type=_folded(label) not in known,
+        is_new_type=folded(label) not in known,
     )
 
 
 def _severity(word: str | None, place: str, found: _Findings) -> Severity | None:
     """The suggestion, when it is one: a flaw cannot have none."""
-    folded = _folded(word or "")
-    if folded in ("minor", "major", "critical"):
-        return Severity(folded)
-    if folded:
+    said = folded(word or "")
+    if said in ("minor", "major", "critical"):
+        return Severity(said)
+    if said:
         found.flags.append(f"severity_dropped:{place}")
     return None
 
@@ -159,10 +159,6 @@ def _plain(text: str | None, most: int = _MOST_TEXT) -> str:
     visible = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in text or "")
     line = " ".join(visible.split()).strip("\"'` ")
     return line if len(line) <= most else line[:most].rsplit(" ", 1)[0]
-
-
-def _folded(label: str) -> str:
-    return " ".join(re.split(r"[\s_-]+", label.casefold().strip(" .")))
 
 
 def _prose(captions: Sequence[LlmCaption]) -> str:

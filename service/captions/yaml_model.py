@@ -26,10 +26,12 @@ def read_yaml(path: Path, model: type[T]) -> T:
         return model.model_validate(content)
     except yaml.YAMLError as error:
         raise SettingsError(_of_yaml(path, error)) from error
-    except ValidationError as error:
+    except ValidationError as error:  # is a ValueError
         raise SettingsError(
             "; ".join(_told(path, root, item["loc"], item["msg"]) for item in error.errors())
         ) from error
+    except ValueError as error:  # what YAML takes for a date, and is none
+        raise SettingsError(f"{path}: {error}") from error
 
 
 def _compose(path: Path) -> yaml.Node | None:
@@ -64,6 +66,8 @@ def _refuse_twins(path: Path, node: yaml.Node) -> None:
         elif isinstance(current, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in current.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise SettingsError(f"{path}:{key.start_mark.line + 1}: a field's name must be a word")
                 if key.value in keys:
                     raise SettingsError(f"{path}:{key.start_mark.line + 1}: {key.value} is given twice")
                 keys.add(key.value)

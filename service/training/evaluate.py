@@ -148,10 +148,17 @@ def _judged(bundle: Bundle, data: bytes) -> tuple[AnomalyMap, Verdict]:
 
 
 def _truth(mask: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask in `size`. Raises UnreadableImage naming its file."""
+    """The mask in `size`, True where half of a place is flawed, or where most is when none is half: a flaw never vanishes. White
+    and grey are told at half the brightness; where all is darker, as in masks of labels, everything but black is flawed.
+
+    Raises UnreadableImage naming its file.
+    """
     try:
         with Image.open(mask) as picture:
-            return np.asarray(picture.convert("L").resize(size, Image.Resampling.BOX)) > 127
+            grey = np.asarray(picture.convert("L"))
+        flawed = grey > (127 if grey.max() > 127 else 0)
+        share = np.asarray(Image.fromarray(np.float32(flawed)).resize(size, Image.Resampling.BOX))
+        return share >= min(0.5, share.max()) if flawed.any() else share > 0
     except Exception as error:  # Pillow's readers raise anything on broken files
         raise UnreadableImage(f"{mask}: no mask can be read from it: {error}") from error
 

@@ -185,7 +185,7 @@ def golden_pictures(
 ) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
     """A held-out normal with a painted flaw and, where that is quick enough at every start, two untouched ones, at
     working resolution, with each form's score."""
-    flawed = paint_flaw(pictures[0], np.random.default_rng(0))[0]
+    flawed = paint_flaw(pictures[0], np.random.default_rng(0), product.roi)[0]
     plan = plan_tiles(flawed.shape[1], flawed.shape[0], product.recipe, global_map=product.global_map)
     golden, files = [], {}
     for index, picture in enumerate((flawed, pictures[-1], pictures[0])[: max(1, _GOLDEN_WINDOWS // plan.windows)]):

@@ -45,7 +45,7 @@ def choose_layout(
     layout = _learned(maps, detector, chooser)
     if choice == "fixed":
         return layout
-    alike = _agreement(maps)
+    alike = _agreement(maps, _looked_at(chooser, maps.shape[2:]))
     if alike < _ALIKE:
         return None
     before = chooser.separation_of(lambda windows: run_torch(detector, windows)).mean
@@ -84,8 +84,9 @@ def _learned(maps: NDArray[np.float32], detector: Detector, chooser: Selection) 
     near = (1, _NEAR, _NEAR)
     typical = ndimage.maximum_filter(maps.mean(axis=0), near, mode="nearest")
     spread = ndimage.maximum_filter(maps.std(axis=0), near, mode="nearest")
-    spread += np.median(spread, axis=(1, 2), keepdims=True) + np.float32(1e-4)  # a calm place raises no noise
-    spread /= np.median(spread, axis=(1, 2), keepdims=True)  # the maps keep their weights beside each other
+    there = _looked_at(chooser, spread.shape[1:])
+    spread += np.median(spread[:, there], axis=1)[:, None, None] + np.float32(1e-4)  # a calm place raises no noise
+    spread /= np.median(spread[:, there], axis=1)[:, None, None]  # the maps keep their weights beside each other
     raw = Layout(typical, spread)
     seen = [
         picture_map(run_torch(detector, each.windows), each.plan, chooser.min_flaw_px, chooser.roi, raw).cells.ravel()
@@ -98,8 +99,15 @@ def _learned(maps: NDArray[np.float32], detector: Detector, chooser: Selection) 
     return Layout(*(part.astype(np.float32) for part in rounded))  # as the bundle keeps it
 
 
-def _agreement(maps: NDArray[np.float32]) -> float:
-    """Correlation of the mean maps of every second picture with those of the others, -1..1; the better map's."""
+def _looked_at(chooser: Selection, cells: tuple[int, ...]) -> NDArray[np.bool_]:
+    """bool [rows,columns]: where parts are looked at; all pictures have the same cells."""
+    found = chooser.examples[0].looked_at
+    return np.ones(cells, bool) if found is None else found
+
+
+def _agreement(maps: NDArray[np.float32], there: NDArray[np.bool_]) -> float:
+    """Correlation of the mean maps of every second picture with those of the others, -1..1; the better map's. `there`: bool
+    [rows,columns], where parts are looked at."""
     halves = [ndimage.gaussian_filter(maps[start::2].mean(axis=0), (0, 1, 1)) for start in (0, 1)]
-    each = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(*halves, strict=True)]
+    each = [np.corrcoef(one[there], other[there])[0, 1] for one, other in zip(*halves, strict=True)]
     return float(np.nan_to_num(max(each)))

@@ -12,6 +12,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from service.decision.scale import logical_roi_cells
 from service.image.prepare import whole_cells
 from service.training.network import TEACHER_CHANNELS, Detector, mixed_precision, normalise
 from service.training.select import Example
@@ -45,8 +46,12 @@ def explained(detector: Detector, examples: Sequence[Example]) -> float:
             with mixed_precision(detector.mean.device):
                 features = detector.standard(detector.teacher(whole).float())
                 rebuilt = detector.autoencoder(whole).float()
-            left += float((features - rebuilt)[..., :rows, :columns].square().mean())
-            there += float(features[..., :rows, :columns].square().mean())
+            looked_at = torch.ones(rows, columns, dtype=torch.bool)
+            if example.roi is not None:
+                looked_at = torch.from_numpy(logical_roi_cells(example.roi, example.plan))
+            looked_at = looked_at.to(features.device)
+            left += float((features - rebuilt)[..., :rows, :columns][..., looked_at].square().mean())
+            there += float(features[..., :rows, :columns][..., looked_at].square().mean())
     return 1 - left / there
 
 

@@ -216,6 +216,6 @@ def samples(seed: int, product: Product, session: Session, held_out: Sequence[Pi
     """Held-out normals, each as it is and with a painted flaw."""
     shown = []
     for index, rgb in enumerate(held_out[:3]):
-        flawed = paint_flaw(rgb, np.random.default_rng((seed, index, 0)))[0]
+        flawed = paint_flaw(rgb, np.random.default_rng((seed, index, 0)), product.roi)[0]
         shown += [Shown(each, product.anomaly_map(session, each)) for each in (rgb, flawed)]
     return shown

@@ -86,6 +86,8 @@ class Trainer:
         """Train from the checkpoint, or from the start, to the end; the checkpoint is renewed at every evaluation."""
         step = self._resume(checkpoint)
         began, first = time.monotonic(), step
+        if step >= self.end and progress is not None:
+            progress(step, self.end, self.history.losses[-1][1])  # there is nothing left to learn
         while step < self.end:
             loss = self._step(step)
             step += 1

@@ -95,7 +95,10 @@ class ProgressFile:
         self._write(said=(*self._now.said, text)[-_MOST_SAID:], phase=phase)
 
     def step(self, step: int, steps: int, loss: float) -> None:
-        """A step was made."""
+        """A step was made, or a training has gone on behind its last one, which it then tells again."""
+        if step == steps and self._curve and self._curve[-1][0] == step:
+            self._write(phase="training")
+            return
         if self._curve and step <= self._curve[-1][0]:  # went back to the checkpoint
             self._curve = [point for point in self._curve if point[0] < step]
             self._now = self._now.model_copy(

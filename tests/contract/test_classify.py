@@ -135,6 +135,21 @@ def test_the_llm_s_words_come_through_with_the_card_s_severity(models: Path) -> 
         assert 'flawscribe_llm_requests_total{outcome="ok"} 1.0' in metrics
 
 
+@pytest.mark.parametrize("own", ["true", "false", ""], ids=["may leave", "may not", "no card"])
+def test_a_model_s_own_pictures_leave_by_its_own_card_alone(models: Path, own: str) -> None:
+    """Whoever asks may say of which product the picture is, and not whose the model's normal pictures are."""
+    products = models.parent / "products"
+    (products / "open.yaml").write_text(CARD.replace("product: probe", "product: open"))
+    (products / "probe.yaml").write_text(CARD.replace("may_leave: true", f"may_leave: {own}"))
+    if not own:
+        (products / "probe.yaml").unlink()
+    with LlmServer() as llm, with_llm(models, llm) as service:
+        llm.script(completion(answer_json(1)))
+        assert classify(service, ONE, headers={"x-meta-product": "open"})["llm"] is not None
+        (request,) = llm.requests
+        assert len(request.pictures) == (2 if own == "false" else 4)
+
+
 def test_a_failing_llm_never_costs_the_detection(models: Path) -> None:
     with LlmServer() as llm, with_llm(models, llm) as service:
         llm.script(status(500))

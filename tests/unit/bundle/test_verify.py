@@ -132,6 +132,14 @@ def test_pictures_that_are_none_are_refused(folder: Path) -> None:
     assert "roi.png: not a picture" in detail
 
 
+def test_reference_pictures_are_checked_as_all_others(folder: Path) -> None:
+    replace_file(folder, "reference.png", b"not a picture")
+    edit_manifest(folder, lambda document: document.update(references=["references/none.png"]))
+    detail = refused(folder)
+    assert "reference.png: not a picture" in detail
+    assert "references/none.png is promised and not listed in files" in detail
+
+
 def test_every_form_s_network_is_checked(folder: Path) -> None:
     replace_file(folder, "model.int8.onnx", b"not a network")
     assert "model.int8.onnx: not an ONNX file" in refused(folder)

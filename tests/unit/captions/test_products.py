@@ -89,6 +89,8 @@ def test_a_wrong_card_is_refused_by_file_line_and_field(tmp_path: Path, text: st
     [
         ("product: other\nname: plate\n", "file's name"),
         ("- plate\n", "expected `field: value`"),
+        ("product: plate\nname: 2024-02-30\n", "day is out of range"),
+        ("product: plate\n[name]: p\n", "a field's name must be a word"),
         ("", "expected `field: value`"),
         (
             "product: plate\nname: p\nflaws: [{label: A, words: b}, {label: a, words: c}]\n",
@@ -111,6 +113,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_taxonomy_takes_accepted_labels_once_and_ends_with_unknown() -> None:
+    assert taxonomy(card(), ["scratch", " SCRATCH "]).labels == taxonomy(card()).labels
     found = taxonomy(card(), ["rust", "Scratch", "unknown", "Rust", "normal"])
     assert found.labels == ("scratch", "dent", "rust", UNKNOWN)
     assert "rust" in found

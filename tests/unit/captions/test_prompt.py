@@ -172,6 +172,14 @@ def test_the_key_changes_with_all_that_decides_the_answer(prompts: Prompts, name
     assert prompts.key(replace(task, **changed), "vision") != prompts.key(task, "vision")
 
 
+def test_the_key_changes_with_regions_that_are_not_shown(prompts: Prompts) -> None:
+    many = llm_task(4)
+    shown = replace(many, pictures=llm_task(2).pictures)
+    one_less = replace(shown, regions=shown.regions[:3])
+    assert prompts.asked_regions(shown) == prompts.asked_regions(one_less) == 2
+    assert prompts.key(shown, "vision") != prompts.key(one_less, "vision")  # an answer has an entry for each
+
+
 def test_the_key_holds_for_the_same_task_and_changes_with_the_model(prompts: Prompts) -> None:
     task: LlmTask = llm_task()
     assert prompts.key(task, "vision") == prompts.key(llm_task(score=2.0000001), "vision")

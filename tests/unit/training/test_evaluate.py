@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.bundle.load import Bundle
 from service.errors import UnreadableImage
 from service.training.evaluate import (
     Evaluation,
     Scored,
+    _truth,
     evaluate,
     find_test_images,
     score_all,
@@ -69,6 +71,32 @@ def test_pixel_figures_are_high_where_the_mask_lies_on_the_flaw_alone(probe: Bun
     assert min(found.pixel_auroc, found.au_pro, found.au_pro_005) > 0.95
     assert missed.pixel_auroc < 0.6
     assert max(missed.au_pro, missed.au_pro_005) < 0.1
+
+
+@pytest.mark.parametrize("shade", [1, 100, 255])
+def test_masks_of_labels_count_as_those_in_white_do(shade: int, tmp_path: Path) -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 20:60] = shade
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    truth = _truth(tmp_path / "mask.png", (40, 30))
+    assert truth.shape == (30, 40)
+    assert truth[10:20, 10:30].all()
+    assert truth.sum() == 10 * 20
+
+
+def test_a_flaw_thinner_than_the_map_s_places_does_not_vanish(tmp_path: Path) -> None:
+    mask = np.zeros((400, 400), np.uint8)
+    mask[100:300, 201] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    truth = _truth(tmp_path / "mask.png", (100, 100))
+    assert truth[30:70, 50].all()
+    assert truth.sum() <= 52
+    assert not _truth_of(np.zeros((40, 40), np.uint8), tmp_path).any()
+
+
+def _truth_of(mask: np.ndarray, folder: Path) -> np.ndarray:
+    Image.fromarray(mask).save(folder / "other.png")
+    return _truth(folder / "other.png", (10, 10))
 
 
 def test_pixel_figures_of_noise_are_those_of_chance(probe: Bundle, dataset: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from service.decision.scale import picture_map
 from service.image.prepare import PrepareRecipe, prepare
-from service.training.layout import FEWEST, choose_layout, have_one_grid
+from service.training.layout import FEWEST, _agreement, _looked_at, _maps, choose_layout, have_one_grid
 from service.training.network import Detector, Pdn
 from service.training.select import Q_A, Q_B, Selection, Separation, run_torch
 from service.types import Layout
@@ -58,6 +58,23 @@ def test_print_that_varies_in_one_place_no_longer_outshines_the_rest(detector: D
         ranks.append(maps[1].score - maps[0].score)
     assert ranks[0] == pytest.approx(0, abs=1e-6)  # hidden below what the print shows on every part
     assert ranks[1] > 0.05
+
+
+def test_parts_are_alike_where_they_are_looked_at(detector: Detector) -> None:
+    """A fixture beside them always is."""
+    pictures = parts(FEWEST + 4, alike=False)
+    for picture in pictures:
+        picture[:, 72:] = np.random.default_rng(1).integers(0, 256, (96, 24, 3))  # the same on every one
+    roi = np.zeros((96, 96), bool)
+    roi[:, :64] = True
+    recipe_maps = _maps(detector, pictures, RECIPE, 4)
+    looked, whole = (
+        Selection(pictures[-4:], RECIPE, global_map=False, min_flaw_px=4, flaws_each=1, roi=where)
+        for where in (roi, None)
+    )
+    cells = recipe_maps.shape[2:]
+    assert _agreement(recipe_maps, _looked_at(whole, cells)) > 0.8
+    assert _agreement(recipe_maps, _looked_at(looked, cells)) < 0.5
 
 
 def test_quantiles_of_held_out_normals_stay_where_the_paper_has_them(detector: Detector) -> None:

@@ -64,6 +64,29 @@ def test_what_an_autoencoder_explains(
     assert (kept is knowing) == stays == (not said)
 
 
+class KnowingHalf(Knowing):
+    """Gives what the teacher sees in the left half, and nothing in the right."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        known = super().forward(x)
+        known[..., known.shape[-1] // 2 :] = 0
+        return known
+
+
+def test_an_autoencoder_is_judged_where_parts_are_looked_at(detector: Detector) -> None:
+    knowing = Detector(detector.teacher, detector.student, KnowingHalf(detector, 1.0))
+    knowing.load_state_dict(detector.state_dict(), strict=False)
+    shares = []
+    for columns in (slice(0, 40), slice(100, 140), slice(None)):
+        roi = np.zeros((100, 140), bool)
+        roi[:, columns] = True
+        looked = Selection(PICTURES, RECIPE, global_map=True, min_flaw_px=4, flaws_each=1, roi=roi)
+        shares.append(explained(knowing, looked.examples))
+    assert shares[0] == pytest.approx(1, abs=0.02)
+    assert shares[1] == pytest.approx(0, abs=0.02)
+    assert 0.2 < shares[2] < 0.8
+
+
 @pytest.mark.parametrize("size", PDN_SIZES)
 @torch.no_grad()
 def test_what_is_left_is_the_same_structural_map(painted: Selection, size: PdnSize) -> None:

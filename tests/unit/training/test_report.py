@@ -13,7 +13,8 @@ from PIL import Image
 
 from service.bundle.load import Bundle
 from service.training.forms import Calibrated
-from service.training.report import Report, Shown, write_report
+from service.training.product import Product
+from service.training.report import Report, Shown, samples, write_report
 from service.training.train import History
 from tests.networks import grey_picture
 
@@ -84,3 +85,14 @@ def test_what_looks_least_normal_is_shown_with_its_path_and_heat(report: Report)
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int)
     assert np.ptp(drawn[65, 65]) > 60  # red where the part is black
     assert np.ptp(drawn[200, 200]) < 20
+
+
+def test_painted_samples_lie_where_parts_are_looked_at(probe: Bundle) -> None:
+    roi = np.zeros((150, 200), bool)
+    roi[100:140, 20:70] = True
+    product = Product(probe.manifest.prepare, False, 4.0, roi)
+    plain = grey_picture(150, 200)
+    for seed in range(8):
+        shown = samples(seed, product, probe.session, [plain])
+        changed = (np.abs(shown[1].rgb.astype(int) - plain).max(axis=2) > 0) & roi
+        assert changed.any()

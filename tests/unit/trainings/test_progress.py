@@ -60,6 +60,21 @@ def test_a_resumed_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert now.scores == ((10, 0.1), (20, 0.2))
 
 
+def test_a_training_that_goes_on_behind_its_last_step_is_finishing(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    first = ProgressFile(path)
+    for step in range(1, 5):
+        first.step(step, 4, 1.0)
+    first.evaluated(4, 0.9, [])
+    second = ProgressFile(path)  # the first was killed while it made the forms
+    second.say("preparing 7 pictures")
+    assert read_progress(path).phase == "preparing"
+    second.step(4, 4, 1.0)  # as a trainer tells that nothing is left to learn
+    second.say("learned; now making the forms")
+    now = read_progress(path)
+    assert (now.phase, len(now.curve), now.scores) == ("finishing", 4, ((4, 0.9),))
+
+
 def test_a_torn_file_is_the_beginning(tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text('{"phase":"trai')
     assert read_progress(tmp_path / "progress.json") == Progress()
