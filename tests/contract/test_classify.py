@@ -147,7 +147,7 @@ def test_a_model_s_own_pictures_leave_by_its_own_card_alone(models: Path, own: s
         llm.script(completion(answer_json(1)))
         assert classify(service, ONE, headers={"x-meta-product": "open"})["llm"] is not None
         (request,) = llm.requests
-        assert len(request.pictures) == (2 if own == "false" else 4)
+        assert len(request.pictures) == (2 if own == "false" else 3)
 
 
 def test_a_failing_llm_never_costs_the_detection(models: Path) -> None:
