@@ -158,7 +158,7 @@ def forms_table(rows: Sequence[dict[str, Any]]) -> str:
     """One line a row and form: what is lost by a faster one."""
     lines = [
         {
-            "set": f"{row['set']} {row['split']}".removesuffix(" given"),
+            "set": f"{row['set']} {row['split']}".removesuffix(" given") + f", seed {row['seed']}" * (row["seed"] > 0),
             "form": f"{form}, served" if form == row["form"] else form,
             **figures,
         }
