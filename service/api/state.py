@@ -185,10 +185,10 @@ class ServiceState:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the kept pictures were read") from None
 
-    async def read(self, look: Callable[..., T], *told: object, **named: object) -> T:
-        """What `look(*told, **named)` finds in the records, in threads that do nothing else: who reads much, or from a database
-        that stalls, holds up others who read and not the pictures that are to be judged. Raises what `look` raises."""
-        return await asyncio.get_running_loop().run_in_executor(self.readers, partial(look, *told, **named))
+    async def read(self, look: Callable[..., T], *told: object) -> T:
+        """What `look(*told)` finds in the records, in threads that do nothing else: who reads much, or from a database that
+        stalls, holds up others who read and not the pictures that are to be judged. Raises what `look` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self.readers, partial(look, *told))
 
     def key_of(self, request: Request) -> ApiKey | None:
         """The caller's key, of a header or else of a browser's session; None where none is needed.
