@@ -19,8 +19,8 @@ while :; do
     --form "image=@\"$picture\"" --form-string serial="$serial" --form-string lot="$lot" --form-string station="$station" \
     "$url/detect"
   code=$?
-  # 18, 52, 55, 56, 92: the connection broke, which curl alone does not try again
-  case $code in 18 | 52 | 55 | 56 | 92) [ "$(date +%s)" -lt $((give_up - 1)) ] && sleep 1 && continue ;; esac
+  # 18, 52, 55, 56, 92: the connection broke, which curl alone does not try again (a --retry-max-time of 0 would be none)
+  case $code in 18 | 52 | 55 | 56 | 92) [ "$(date +%s)" -lt $((give_up - 3)) ] && sleep 1 && continue ;; esac
   break
 done
 if [ $code -ne 0 ]; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -154,5 +155,6 @@ def _write(file: Path, keys: tuple[ApiKey, ...]) -> None:
                 os.fchmod(stream.fileno(), stat.S_IMODE(before.st_mode))
         temporary.replace(place)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise SettingsError(f"keys file {file} cannot be written: {error.strerror}") from error
